@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Makes .venv and installs requirements.txt when needed, then runs one command. `./run.sh` alone lists them.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+python=$root/.venv/bin/python
+
+usage() {
+  cat <<EOF
+./run.sh modelA | modelB [--data DIR] [--demo] [key=value ...]   train, tune, predict, write submissions/<name>.csv; resumes
+./run.sh train CONFIG [--data DIR] [--demo] [key=value ...]      train only; leaves runs/<name>/val_logits.npz
+./run.sh predict RUN [--data DIR]                                logits of the test images: RUN/test_logits.npz
+./run.sh tune VAL.npz --out calibration.json                     fit the decision rules, print them beside the constant answer
+./run.sh decide TEST.npz --calibration FILE --rule RULE --out CSV [--test test.csv]
+./run.sh score RUN | SUBMISSION.csv TRUTH.csv [--json FILE]      offline score, per class
+./run.sh make-demo DIR [--images N] [--size PIXELS] [--seed S]   the synthetic data set in the competition's layout
+./run.sh test                                                    the tests
+EOF
+}
+
+install() {
+  if [ -x "$python" ] && cmp -s "$root/requirements.txt" "$root/.venv/requirements.installed"; then return; fi
+  local base=${PYTHON:-python3}
+  "$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || {
+    echo "error: Python 3.11 or newer is needed, and '$base' is not that: set PYTHON=/path/to/python3.12" >&2
+    exit 2
+  }
+  echo "installing requirements.txt into .venv: once, about 5.5 GB with torch's GPU libraries, some minutes" >&2
+  "$base" -m venv "$root/.venv"
+  "$python" -m pip install --quiet --disable-pip-version-check -r "$root/requirements.txt"
+  cp "$root/requirements.txt" "$root/.venv/requirements.installed"
+}
+
+verb=${1:-}
+[ $# -gt 0 ] && shift
+case $verb in
+  "" | -h | --help | help) usage ;;
+  train | predict | tune | decide | score) install; exec "$python" "$root/src/$verb.py" "$@" ;;
+  make-demo) install; exec "$python" "$root/src/make_demo.py" "$@" ;;
+  test) install; cd "$root"; exec "$python" -m pytest -q tests "$@" ;;
+  *)
+    if [ ! -f "$root/configs/$verb.yaml" ] || [ "$verb" = demo ]; then
+      echo "error: unknown command '$verb'; ./run.sh alone lists them" >&2
+      exit 2
+    fi
+    install; exec "$python" "$root/src/main.py" "$verb" "$@" ;;
+esac

@@ -1,0 +1,135 @@
+"""The configuration: a YAML file, then `configs/demo.yaml` for demo runs, then `key=value` from the command line.
+
+Every key is declared here with its type and range; an unknown or wrongly typed one is an error that names where it stands.
+"""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from errors import UserError
+from files import ROOT, shown
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Config(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+    task: Literal["competition"]
+    slug: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]  # of the Kaggle competition
+
+    model: str  # any timm name
+    weights: str  # imagenet | none | FILE
+    size: Annotated[int, Field(ge=32, le=1024)]  # pixels, width and height
+    dropout: Annotated[float, Field(ge=0, lt=1)]  # before the last linear layer
+
+    epochs: Annotated[int, Field(ge=1)]  # at most, frozen ones included
+    frozen_epochs: Count
+    batch: Annotated[int, Field(ge=2)]
+    lr: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    clip_norm: Positive
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    sampler_exponent: Annotated[float, Field(ge=0, le=2)]  # a class is drawn with weight n^-exponent an image
+    lr_patience: Count
+    lr_factor: Annotated[float, Field(gt=0, lt=1)]
+    patience: Annotated[int, Field(ge=1)]  # epochs without a better validation score before training stops
+
+    flip: Share  # probability of a left-right mirror
+    shift: Share  # of the width and height, at most
+    scale: Annotated[float, Field(ge=0, lt=1)]  # relative zoom, at most
+    rotate: Annotated[float, Field(ge=0, le=180)]  # degrees, at most
+    geometry: Share  # probability of shift, scale and rotation
+    brightness: Share  # of full white, at most
+    contrast: Share  # relative, at most
+    tone: Share  # probability of brightness and contrast
+
+    val_fraction: Annotated[float, Field(gt=0, lt=1)]
+    views: Annotated[list[str], Field(min_length=1)]
+    rule: str
+    temperature: Literal["tune"] | Positive
+    seed: Count
+
+    limit: Count = 0  # training images, 0 = all
+    drop_unreadable: bool = False  # leave unreadable training images out instead of stopping
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    deterministic: bool = True
+    workers: Literal["auto"] | Count = "auto"  # of the data loader; results do not depend on it
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool_for_a_number(cls, value, info):
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError("true and false are no value for this key")
+        return value
+
+
+INDIFFERENT = {"name", "workers"}  # a run goes on when only these changed
+
+
+def load(name: str, overrides: Sequence[str] = (), synthetic: bool = False, demo_settings: bool = False) -> Config:
+    """Read a configuration by name (`modelB`) or path, lay `configs/demo.yaml` over it if wanted, then the overrides.
+
+    The run's name is the file's, with `-demo` appended for synthetic data, unless `name=` says otherwise.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else ROOT / "configs" / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in (ROOT / "configs").glob("*.yaml") if p.stem != "demo")
+        raise UserError(f"there is no configuration {shown(path)}; there are {', '.join(known)}")
+    values = {"name": path.stem + ("-demo" if synthetic else "")}
+    origin = dict.fromkeys(values, shown(path))
+    for layer in [path, *([ROOT / "configs" / "demo.yaml"] if demo_settings else [])]:
+        found = _read(layer)
+        values |= found
+        origin |= dict.fromkeys(found, shown(layer))
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise UserError(f"{override!r} is not understood: settings are given as key=value, for example lr=5e-5")
+        values[key] = yaml.safe_load(text) if text.startswith("[") else text
+        origin[key] = f"the command line ({override})"
+    return _checked(values, origin)
+
+
+def _read(path: Path) -> dict:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{shown(path)} is no readable YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{shown(path)} must hold `key: value` lines")
+    return content
+
+
+def _checked(values: dict, origin: dict[str, str]) -> Config:
+    try:
+        config = Config(**{str(key): value for key, value in values.items()})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0])
+        where = origin.get(key, origin["name"])
+        if first["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(key, Config.model_fields, 1)
+            raise UserError(f"{where}: unknown key {key}" + (f"; did you mean {near[0]}?" if near else "; the keys are listed in src/config.py")) from error
+        if first["type"] == "missing":
+            raise UserError(f"{where}: the key {key} is missing") from error
+        reason = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{where}: {key} = {values[key]!r} will not do: {reason[0].lower()}{reason[1:]}") from error
+    if config.frozen_epochs > config.epochs:
+        raise UserError(f"{origin['frozen_epochs']}: frozen_epochs = {config.frozen_epochs} is more than epochs = {config.epochs}")
+    return config
+
+
+def differences(old: dict, new: dict) -> list[str]:
+    """The keys that would change a run's results, as `lr (0.0001 → 5e-05)`."""
+    keys = [key for key in sorted(old.keys() | new.keys()) if key not in INDIFFERENT and old.get(key) != new.get(key)]
+    return [f"{key} ({old.get(key)} → {new.get(key)})" for key in keys]

@@ -1,0 +1,211 @@
+"""From image files to batches: a packed array on disk, the data set that reads it, and the order of an epoch.
+
+Images are decoded once into one memory-mapped uint8 array at the size that training needs. Workers read single-channel
+rows of it and send uint8; normalisation and the three channels come on the device (model.Net).
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, WeightedRandomSampler
+from tqdm import tqdm
+
+from augment import Augment
+from errors import UserError
+from files import home, shown, write_json
+
+CHUNK = 64  # images a thread decodes before it reports
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Packed images: `array` is a .npy file of uint8 [N, S, S]; row i is the image of `ids[i]` (sorted)."""
+
+    array: Path
+    ids: np.ndarray
+
+    def rows(self, ids: np.ndarray) -> np.ndarray:
+        """The row of every id, int [n]."""
+        rows = np.searchsorted(self.ids, ids)
+        assert (self.ids[rows] == ids).all(), "ids that were never packed"
+        return rows
+
+
+def pack(images: Path, ids: Iterable[str], size: int, crop: str = "none") -> tuple[Pack, dict[str, str]]:
+    """Decode the images of `ids` to size × size, or reuse what an earlier call with the same ids, size and crop packed.
+
+    Returns the pack and, for every image that could not be read, the reason. Stopped half-way, the next call goes on:
+    each row remembers the size and time of the file it was made from, so a file that was mended is decoded again.
+    Resizing ignores the aspect ratio, as both documents do; 16-bit, colour and palette images become 8-bit grey.
+    """
+    ids = np.unique(np.asarray(ids, dtype=str))
+    key = hashlib.sha256(json.dumps([size, crop, *ids.tolist()]).encode()).hexdigest()[:16]
+    folder = Path(os.environ.get("CXR_CACHE") or home() / "data" / "packed") / key
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two runs on the same images: the second waits and reuses
+        array = _reserved(folder / "images.npy", (len(ids), size, size), np.uint8)
+        stamps = _reserved(folder / "stamps.npy", (len(ids), 2), np.int64)
+        write_json(folder / "pack.json", {"images": len(ids), "size": size, "crop": crop, "source": str(images)})
+        failed = _fill(images, ids, array, stamps)
+    return Pack(folder / "images.npy", ids), failed
+
+
+def _reserved(path: Path, shape: tuple[int, ...], kind: type) -> np.memmap:
+    """Open a .npy array for writing; a new one has all its disk space reserved, for a full disk kills a mapping's writer."""
+    if path.is_file():
+        return np.lib.format.open_memmap(path, mode="r+")
+    needed = int(np.prod(shape)) * np.dtype(kind).itemsize
+    free = shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise UserError(f"packing needs {needed / 1e9:.1f} GB in {shown(path.parent)} and {free / 1e9:.1f} GB are free: free some, or set CXR_CACHE to a folder on another disk")
+    part = path.with_suffix(".part")
+    np.lib.format.open_memmap(part, mode="w+", dtype=kind, shape=shape)
+    with open(part, "r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, os.path.getsize(part))
+    os.replace(part, path)
+    return np.lib.format.open_memmap(path, mode="r+")
+
+
+def _fill(images: Path, ids: np.ndarray, array: np.memmap, stamps: np.memmap) -> dict[str, str]:
+    """Decode every row whose file is not the one it was made from; returns the reasons of those that failed."""
+    row_of = {str(name): row for row, name in enumerate(ids)}
+    current = np.zeros((len(ids), 2), np.int64)
+    for entry in os.scandir(images):
+        if entry.name in row_of and entry.is_file():
+            current[row_of[entry.name]] = entry.stat().st_mtime_ns, entry.stat().st_size
+    failed = {str(ids[row]): "missing" for row in np.flatnonzero(current[:, 0] == 0)}
+    stale = np.flatnonzero((current[:, 0] != 0) & (stamps != current).any(axis=1))
+    if not len(stale):
+        if not failed:
+            print(f"packed images: {len(ids)} at {array.shape[1]}×{array.shape[1]}, reused")
+        return failed
+
+    def decode_rows(rows: np.ndarray) -> dict[int, str]:
+        reasons = {}
+        for row in rows:
+            try:
+                image = decode(images / str(ids[row]))
+            except Exception as error:  # Pillow raises many kinds for a broken file; all of them are reported
+                reasons[int(row)] = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+                continue
+            shrinks = min(image.shape) >= array.shape[1]
+            array[row] = cv2.resize(image, array.shape[:0:-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        return reasons
+
+    start = time.monotonic()
+    pool = ThreadPoolExecutor(os.cpu_count())  # Pillow and OpenCV release the GIL
+    try:
+        chunks = np.split(stale, range(CHUNK, len(stale), CHUNK))
+        jobs = {pool.submit(decode_rows, rows): rows for rows in chunks}
+        with tqdm(total=len(stale), desc="packing", unit="img", disable=None) as bar:
+            for job in as_completed(jobs):
+                reasons = job.result()
+                done = np.array([row for row in jobs[job] if row not in reasons], int)
+                stamps[done] = current[done]
+                failed |= {str(ids[row]): reason for row, reason in reasons.items()}
+                bar.update(len(jobs[job]))
+    finally:
+        pool.shutdown(cancel_futures=True)
+        array.flush()
+        stamps.flush()
+    seconds = time.monotonic() - start
+    print(f"packed images: {len(stale)} of {len(ids)} decoded to {array.shape[1]}×{array.shape[1]} in {seconds:.0f} s ({len(stale) / seconds:.0f} img/s)")
+    return failed
+
+
+def decode(path: Path) -> np.ndarray:
+    """Read an image as 8-bit grey [H, W]. Raises Pillow's errors for what is no image, or a truncated one."""
+    with Image.open(path) as image:
+        if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow's own conversion would clip at 255
+            return np.clip(np.round(np.asarray(image) / 257.0), 0, 255).astype(np.uint8)
+        return np.asarray(image.convert("L"))
+
+
+class Draw(NamedTuple):
+    """One place of an epoch: which image stands there. The place seeds the augmentation, so an image that is drawn
+    twice looks different each time, and results do not depend on the number of workers."""
+
+    epoch: int
+    position: int
+    index: int
+
+
+class Order(Sampler):
+    """The order of one epoch as `Draw`s; set `epoch` before iterating.
+
+    weights float [N]: drawn with replacement in that proportion. `None`: each image once, shuffled if `shuffle`.
+    """
+
+    def __init__(self, length: int, weights: np.ndarray | None = None, shuffle: bool = False, seed: int = 0):
+        self.length, self.weights, self.shuffle, self.seed, self.epoch = length, weights, shuffle, seed, 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Draw]:
+        generator = torch.Generator().manual_seed(int(np.random.SeedSequence((self.seed, self.epoch)).generate_state(1)[0]))
+        order = range(self.length)
+        if self.weights is not None:
+            order = WeightedRandomSampler(self.weights, self.length, generator=generator)
+        elif self.shuffle:
+            order = RandomSampler(order, generator=generator)
+        for position, index in enumerate(order):
+            yield Draw(self.epoch, position, int(index))
+
+
+def class_weights(counts: np.ndarray, exponent: float) -> np.ndarray:
+    """Sampling weight of an image of each class, n^−exponent, float [C]; 0 for a class without images."""
+    return np.power(counts, -float(exponent), out=np.zeros(len(counts)), where=np.asarray(counts) > 0, dtype=float)
+
+
+class Images(Dataset):
+    """Rows of a packed array with their targets. An item: uint8 [1, S, S], float32 [C].
+
+    Holds the path, not the pixels: every worker maps the file for itself, and memory stays the page cache's.
+    """
+
+    def __init__(self, pack: Pack, ids: np.ndarray, targets: np.ndarray, augment: Augment | None = None, seed: int = 0):
+        self.array, self.rows, self.targets = pack.array, pack.rows(ids), np.asarray(targets, np.float32)
+        self.augment, self.seed, self._mapped = augment, seed, None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_mapped": None}  # pickling a mapping would copy the whole array
+
+    def __getitem__(self, draw: Draw) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._mapped is None:
+            self._mapped = np.load(self.array, mmap_mode="r")
+        image = np.array(self._mapped[self.rows[draw.index]])
+        if self.augment:
+            image = self.augment(image, (self.seed, draw.epoch, draw.position))
+        return torch.from_numpy(image)[None], torch.from_numpy(self.targets[draw.index])
+
+
+def loader(images: Images, order: Order, batch: int, workers: int, pin: bool, drop_last: bool = False) -> DataLoader:
+    """Batches uint8 [B, 1, S, S] and float32 [B, C] in the given order."""
+    return DataLoader(
+        images,
+        batch,
+        sampler=order,
+        num_workers=workers,
+        pin_memory=pin,
+        drop_last=drop_last,
+        persistent_workers=workers > 0,
+        generator=torch.Generator().manual_seed(0),  # or every pass would draw from the global generator that dropout uses
+    )

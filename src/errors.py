@@ -1,0 +1,65 @@
+"""How every script ends: a user's mistake is one sentence on stderr and exit code 2; a defect keeps its traceback.
+
+The first import of every verb, so that Ctrl-C is quiet even while heavier modules are still loading.
+"""
+
+import argparse
+import errno
+import sys
+from collections.abc import Callable
+
+FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class UserError(Exception):
+    """Something the user can mend. The message says what is wrong, where, and what to do."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line whose faults are sentences too."""
+
+    def error(self, message: str):
+        raise UserError(f"{message} ({' '.join(self.format_usage().split())})")
+
+
+def some(names, most: int = 8) -> str:
+    """The first few names of a list and how many more there are: `a.png, b.png and 31 more`."""
+    names = [str(name) for name in names]
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def command(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int:
+    """Run a verb's main and return the exit code: 0 done, 2 a user's mistake or a full disk, 130 Ctrl-C."""
+    try:
+        main(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        return _say(str(error), 2)
+    except KeyboardInterrupt:
+        return _say(INTERRUPTED, 130)
+    except OSError as error:
+        if error.errno in FULL_DISK:
+            return _say(f"no space left while writing {error.filename or 'a file'}: free some and run the same command again", 2)
+        if isinstance(error, PermissionError):
+            return _say(f"{error.filename}: permission denied; choose a folder you may write to (CXR_HOME=DIR)", 2)
+        raise
+    return 0
+
+
+INTERRUPTED = "interrupted; the same command goes on from the last finished epoch"
+
+
+def _say(sentence: str, code: int) -> int:
+    sys.stdout.flush()
+    print(f"error: {sentence}" if code == 2 else f"\n{sentence}", file=sys.stderr)
+    return code
+
+
+def _quiet_interrupt(kind, value, trace):
+    if issubclass(kind, KeyboardInterrupt):
+        print(f"\n{INTERRUPTED}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, value, trace)
+
+
+sys.excepthook = _quiet_interrupt

@@ -1,0 +1,165 @@
+"""The files a run is made of: atomic writes, JSON, CSV rows, the logits file, the submission.
+
+Everything is written beside its place and renamed there, so a reader never meets half a file.
+"""
+
+import csv
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from errors import FULL_DISK, UserError, some
+
+ROOT = Path(__file__).resolve().parent.parent  # where configs/ lies
+
+
+def home() -> Path:
+    """The folder that holds runs/, submissions/ and data/: `CXR_HOME`, otherwise the project itself."""
+    return Path(os.environ.get("CXR_HOME") or ROOT)
+
+
+def shown(path: Path) -> str:
+    """`path` as a person would type it: relative to the current folder when it lies below."""
+    path = Path(path).resolve()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; renamed to it on success, removed on any failure (Ctrl-C too)."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        yield part
+        with open(part, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        if error.errno in FULL_DISK:
+            raise UserError(f"no space left while writing {shown(path)}: free some and run the same command again") from error
+        raise
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    with atomic(path) as part:
+        part.write_bytes(content)
+
+
+def write_json(path: Path, content: dict) -> None:
+    write_bytes(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict:
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{shown(path)} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"{shown(path)} is not JSON ({error}): delete it and make it again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{shown(path)} does not hold a JSON object: delete it and make it again")
+    return content
+
+
+def write_rows(path: Path, rows: Sequence[dict]) -> None:
+    """A CSV file with the first row's keys as its header."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(path, text.getvalue().encode())
+
+
+def read_run(folder: Path) -> dict:
+    """`run.json` of a run folder."""
+    folder = Path(folder)
+    if not (folder / "run.json").is_file():
+        raise UserError(f"{shown(folder)} is no run folder: it has no run.json (a run is made by `./run.sh modelB`)")
+    return read_json(folder / "run.json")
+
+
+@dataclass(frozen=True)
+class Logits:
+    """What a network said, and what is needed to decide by it.
+
+    ids str [N] · logits float32 [V, N, C], one slab a view, the unchanged image first · targets float32 [N, C], NaN
+    unknown · classes str [C] · counts int [C], natural class counts of the training part · rows, its number of images ·
+    prior float [C], the class prior that the activated logits assume (after the sampler).
+    """
+
+    ids: np.ndarray
+    logits: np.ndarray
+    targets: np.ndarray
+    classes: np.ndarray
+    counts: np.ndarray
+    rows: int
+    prior: np.ndarray
+
+
+def write_logits(path: Path, content: Logits) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, **{field.name: getattr(content, field.name) for field in fields(Logits)})
+    write_bytes(path, buffer.getvalue())
+
+
+def read_logits(path: Path) -> Logits:
+    """Read and check a logits file. Raises UserError for a missing, truncated, mis-shaped or non-finite one."""
+    where = shown(path)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [field.name for field in fields(Logits) if field.name not in archive.files]
+            if missing:
+                raise UserError(f"{where} lacks {some(missing)}: it is no logits file of this kit")
+            found = {field.name: archive[field.name] for field in fields(Logits)}
+    except OSError as error:
+        raise UserError(f"{where} cannot be read ({error.strerror or error})") from error
+    except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{where} is truncated or no .npz file: run predict again") from error
+    content = Logits(**{**found, "rows": int(found["rows"])})
+    classes = len(content.classes)
+    wanted = {"logits": (content.logits.shape[:1] or (0,)) + (len(content.ids), classes), "targets": (len(content.ids), classes),
+              "counts": (classes,), "prior": (classes,)}
+    for name, shape in wanted.items():
+        if getattr(content, name).shape != shape:
+            raise UserError(f"{where}: {name} has shape {getattr(content, name).shape} where its ids and classes ask for {shape}")
+    if not len(content.ids) or not len(content.logits):
+        raise UserError(f"{where} holds no rows")
+    bad = ~np.isfinite(content.logits).all(axis=(0, 2))
+    if bad.any():
+        raise UserError(f"{where} has logits that are NaN or infinite, in {bad.sum()} rows: {some(content.ids[bad])}")
+    return content
+
+
+def write_submission(path: Path, ids: Sequence[str], classes: Sequence[str], answers: np.ndarray, test_ids: Sequence[str]) -> None:
+    """Write one 1 a row, in `test.csv`'s order, after reading the file back and checking it against `test_ids`."""
+    header = ",".join(["id", *classes])
+    onehot = np.eye(len(classes), dtype=int)[np.asarray(answers)]
+    lines = [header, *(f"{name},{','.join(map(str, row))}" for name, row in zip(ids, onehot, strict=True))]
+    with atomic(path) as part:
+        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        validate_submission(part, test_ids, classes)
+
+
+def validate_submission(path: Path, test_ids: Sequence[str], classes: Sequence[str]) -> None:
+    """Check header, ids in order, and exactly one 1 among 0s in every row. Raises UserError with the first fault."""
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    if not rows or rows[0] != ["id", *classes]:
+        raise UserError(f"the header of {path.name} is not that of train.csv: {some(rows[0] if rows else [])}")
+    if len(rows) - 1 != len(test_ids):
+        raise UserError(f"{path.name} has {len(rows) - 1} rows where test.csv has {len(test_ids)}")
+    for number, (row, wanted) in enumerate(zip(rows[1:], test_ids, strict=True), start=2):
+        if row[0] != wanted:
+            raise UserError(f"{path.name}, line {number}: id {row[0]} where test.csv has {wanted}")
+        if len(row) != len(classes) + 1 or sorted(row[1:]) != ["0"] * (len(classes) - 1) + ["1"]:
+            raise UserError(f"{path.name}, line {number}: not exactly one 1 among 0s")

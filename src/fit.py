@@ -1,0 +1,116 @@
+"""The training loop."""
+
+import math
+import time
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+import infer
+from config import Config
+from errors import UserError
+from files import write_rows
+from losses import LOSSES
+from machine import Machine
+from model import Net
+from runs import Run, random_state, restore_random_state
+from task import Task
+
+
+def fit(net: Net, batches: DataLoader, validation: DataLoader, counts: np.ndarray, task: Task, config: Config, machine: Machine, run: Run) -> None:
+    """Train until the last epoch or until the monitored figure rests; leaves best.pt, last.pt and log.csv in the run.
+
+    The body is frozen for the first `frozen_epochs`. That warm-up neither lowers the learning rate nor counts towards
+    early stopping, but its best epoch may be the one that is kept. Goes on from last.pt when the run has one.
+    """
+    optimizer = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, task.mode, factor=config.lr_factor, patience=config.lr_patience)
+    scaler = machine.scaler()
+    parts = {"model": net, "optimizer": optimizer, "plateau": plateau, "scaler": scaler}
+    sign = 1 if task.mode == "max" else -1
+    best, resting, history = -math.inf, 0, []
+    if (run / "last.pt").is_file():
+        last = run.load_checkpoint("last.pt", machine.device)
+        for name, part in parts.items():
+            part.load_state_dict(last[name])
+        best, resting, history = last["best"], last["resting"], last["history"]
+        restore_random_state(last["random"])
+        print(f"resumed after epoch {len(history)}")
+
+    for epoch in range(len(history), config.epochs):
+        if resting >= config.patience:
+            print(f"stopped early: {config.patience} epochs without a better validation {task.monitor}")
+            break
+        frozen = epoch < config.frozen_epochs
+        net.freeze(frozen)
+        batches.sampler.epoch = epoch
+        start = time.monotonic()
+        train_loss, speed = train_epoch(net, batches, optimizer, scaler, task, config, machine, f"epoch {epoch + 1}/{config.epochs}")
+        seen = infer.logits(net, validation, ["original"], machine, "validation")[0]
+        targets = validation.dataset.targets
+        val_loss = LOSSES[task.loss](torch.from_numpy(seen), torch.from_numpy(targets), config.label_smoothing).item()
+        if not (math.isfinite(train_loss) and np.isfinite(seen).all()):
+            raise UserError(f"the loss is no longer a number in epoch {epoch + 1}: lower lr, or set precision=fp32")
+        figures = task.metrics(targets, seen, counts)
+
+        better = sign * figures[task.monitor] > best
+        rate = optimizer.param_groups[0]["lr"]
+        if better:
+            best = sign * figures[task.monitor]
+        if not frozen:
+            plateau.step(figures[task.monitor])
+            resting = 0 if better else resting + 1
+        row = {"epoch": epoch + 1, "stage": "frozen" if frozen else "full", "train_loss": train_loss, "val_loss": val_loss, **figures,
+               "lr": rate, "images_per_second": round(speed, 1), "seconds": round(time.monotonic() - start, 1)}
+        history.append(row)
+        if better:  # before last.pt: killed in between, the epoch is done again and writes the same best.pt
+            run.save_checkpoint("best.pt", {"model": net.state_dict(), "epoch": epoch + 1, task.monitor: figures[task.monitor]})
+        run.save_checkpoint("last.pt", {**{name: part.state_dict() for name, part in parts.items()},
+                                        "best": best, "resting": resting, "history": history, "random": random_state()})
+        write_rows(run / "log.csv", history)
+        left = np.mean([past["seconds"] for past in history[-3:]]) * (config.epochs - epoch - 1)
+        print(
+            f"epoch {epoch + 1}/{config.epochs} {row['stage']:6} train loss {train_loss:.4f}  val loss {val_loss:.4f}  "
+            f"{'  '.join(f'{name} {value:.3f}' for name, value in figures.items())}  lr {rate:.1e}  {speed:.0f} img/s  at most {clock(left)} left{'  * best' if better else ''}",
+            flush=True,
+        )
+
+
+def train_epoch(
+    net: nn.Module, batches: DataLoader, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, task: Task, config: Config, machine: Machine, what: str
+) -> tuple[float, float]:
+    """One pass over the batches. Returns the mean loss and the images per second."""
+    net.train()
+    total, seen, start = torch.zeros((), device=machine.device), 0, time.monotonic()
+    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    with tqdm(total=len(batches) * batches.batch_size, desc=what, unit="img", leave=False, disable=None) as bar:
+        for step, (images, targets) in enumerate(batches):
+            images, targets = images.to(machine.device, non_blocking=True), targets.to(machine.device, non_blocking=True)
+            try:
+                with machine.autocast():
+                    logits = net(images)
+                loss = LOSSES[task.loss](logits, targets, config.label_smoothing)
+                optimizer.zero_grad(set_to_none=True)
+                scaler.scale(loss).backward()
+                scaler.unscale_(optimizer)
+                torch.nn.utils.clip_grad_norm_(trained, config.clip_norm)
+                scaler.step(optimizer)
+                scaler.update()
+            except torch.OutOfMemoryError as error:
+                raise UserError(f"the GPU's memory does not hold batch = {config.batch} at size = {config.size}: lower batch") from error
+            total += loss.detach() * len(images)
+            seen += len(images)
+            bar.update(len(images))
+            if not bar.disable and step % 10 == 0:  # reading the loss waits for the device
+                bar.set_postfix(loss=f"{total.item() / seen:.4f}")
+    mean = total.item() / seen  # waits for the device, so the clock below is honest
+    return mean, seen / (time.monotonic() - start)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as `2 h 05 min`, `3 min 20 s` or `45 s`."""
+    hours, minutes, rest = int(seconds // 3600), int(seconds % 3600 // 60), round(seconds % 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

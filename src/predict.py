@@ -1,0 +1,57 @@
+"""Logits of the test images over the run's views: `predict.py RUN [--data DIR]` writes RUN/test_logits.npz."""
+
+from pathlib import Path
+
+import numpy as np
+
+from errors import Parser, UserError, command  # first, so that Ctrl-C is quiet while torch loads
+
+import data
+import infer
+import locate
+import machine as machinery
+import model
+import prepare
+from config import Config
+from files import Logits, read_run, shown, write_logits
+from prepare import Prepared
+from runs import Run
+from task import TASKS
+
+
+def predict(run: Run, prepared: Prepared) -> None:
+    """Write test_logits.npz. Geometry, classes, normalisation and views are the run's."""
+    about = run.about
+    if about.get("state") != "trained":
+        raise UserError(f"{shown(run.folder)} is not trained to its end: run the command that began it once more")
+    if about["classes"] != prepared.train.classes:
+        raise UserError(f"{shown(prepared.source.folder)} has other classes than {shown(run.folder)} was trained on")
+    config, classes = Config(**about["config"]), np.array(about["classes"])
+    machine = machinery.pick(config)
+    net = model.build(config, len(classes), weights="none").to(machine.device)
+    net.load_state_dict(run.load_checkpoint("best.pt", machine.device)["model"])
+    unknown = np.full((len(prepared.test_ids), len(classes)), np.nan, np.float32)
+    images = data.Images(prepared.pack, prepared.test_ids, unknown)
+    batches = data.loader(images, data.Order(len(images)), config.batch * 2, machine.workers, machine.device.type == "cuda")
+    with run.timed("predict"):
+        logits = infer.logits(net, batches, config.views, machine, "predicting")
+    content = Logits(prepared.test_ids, logits, unknown, classes, np.array(about["counts"]), about["rows"], np.array(about["prior"]))
+    write_logits(run / "test_logits.npz", content)
+
+
+def main(argv: list[str]) -> None:
+    parser = Parser(description="Predict the test images of a run.")
+    parser.add_argument("run", metavar="RUN", type=Path)
+    parser.add_argument("--data", metavar="DIR", help="the data set, when it no longer lies where the run found it")
+    given = parser.parse_args(argv)
+    about = read_run(given.run)
+    folder = Path(given.data or about["data"])
+    source = locate.opened(folder, f"--data {folder}" if given.data else f"{shown(folder)} (the data of {shown(given.run)}; name its new place with --data)")
+    config = Config(**about["config"])
+    prepared = prepare.images(source, prepare.tables(source, TASKS[config.task](), config), config)
+    predict(Run(given.run), prepared)
+    print(f"wrote {shown(given.run / 'test_logits.npz')}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(command(main))

@@ -1,0 +1,149 @@
+"""Train one configuration: `train.py CONFIG [--data DIR] [--demo] [key=value …]` leaves a run folder with val_logits.npz."""
+
+import csv
+import hashlib
+import json
+
+import numpy as np
+
+from errors import Parser, UserError, command, some  # first, so that Ctrl-C is quiet while torch loads
+
+import config as settings
+import data
+import fit
+import infer
+import machine as machinery
+import model
+import prepare
+import runs
+from augment import Augment
+from config import Config
+from files import Logits, shown, write_logits, write_rows
+from labels import Table
+from locate import Source
+from prepare import Prepared
+from runs import Run
+from task import TASKS, Task
+
+
+def arguments(description: str, argv: list[str]):
+    """The command line that `train` and the main job share."""
+    parser = Parser(description=description, usage="CONFIG [--data DIR] [--demo] [key=value ...]")
+    parser.add_argument("config", help="a name below configs/, or a .yaml file")
+    parser.add_argument("--data", metavar="DIR", help="folder with images/, train.csv and test.csv")
+    parser.add_argument("--demo", action="store_true", help="the built-in synthetic data with quick settings")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings that replace those of the configuration")
+    return parser.parse_intermixed_args(argv)
+
+
+def opened(argv: list[str], description: str) -> tuple[Config, Task, Source, Run]:
+    """Configuration, task, data and run folder of a command line; everything that can be refused early is refused here."""
+    given = arguments(description, argv)
+    config = settings.load(given.config, given.settings)
+    source, quick = prepare.find(given.data, config.slug, given.demo)
+    config = settings.load(given.config, given.settings, source.synthetic, quick)
+    task = TASKS[config.task]()
+    unknown = [view for view in config.views if view not in task.views]
+    if unknown or config.views[0] != task.views[0]:
+        raise UserError(f"views = {config.views}: the first must be {task.views[0]}, and a {task.name} run may use {some(task.views)}")
+    if config.rule not in task.rules:
+        raise UserError(f"rule = {config.rule!r}: a {task.name} run decides by one of {some(task.rules)}")
+    run = Run.named(config.name)
+    changed = settings.differences(run.about["config"], config.model_dump()) if run.about else []
+    if changed:
+        raise UserError(
+            f"{shown(run.folder)} was made with other settings: {some(changed)}; give this run another name=, or delete {shown(run.folder)}"
+        )
+    return config, task, source, run
+
+
+def train(config: Config, task: Task, source: Source, run: Run) -> Prepared:
+    """Train, or go on where the run stopped, and write val_logits.npz of the best epoch. Returns the prepared data."""
+    machine = machinery.pick(config)
+    found = prepare.tables(source, task, config)
+    net = model.build(config, len(found.train.classes))  # before packing: weights that are missing are said at once
+    with run.timed("prepare"):
+        prepared = prepare.images(source, found, config)
+    table = prepared.train
+    _check_same_data(run, table)
+    if run.about.get("state") == "trained":
+        print(f"{shown(run.folder)} is trained already; its best epoch is {run.about['best_epoch']}")
+        return prepared
+
+    held_out = _split(run, table, task, config)
+    targets, val_targets = table.targets[~held_out], table.targets[held_out]
+    counts = targets.sum(axis=0).astype(int)
+    _say_what_is_rare(table.classes, counts, val_targets)
+    weights = data.class_weights(counts, config.sampler_exponent)
+    prior = counts * weights / (counts * weights).sum()
+    run.save(
+        synthetic=source.synthetic, config=config.model_dump(), data=str(source.folder), digest=_digest(table),
+        classes=table.classes, counts=counts.tolist(), rows=len(targets), prior=prior.tolist(), seed=config.seed,
+        normalisation={"mean": net.mean.flatten().tolist(), "std": net.std.flatten().tolist()},
+        versions=runs.versions(), commit=runs.commit(), machine=str(machine), state="training",
+    )
+    print(f"{run.folder.name}: {config.model} on {len(targets)} images, {held_out.sum()} to validate, {len(table.classes)} classes; {machine}", flush=True)
+
+    net.to(machine.device)
+    pin = machine.device.type == "cuda"
+    order = data.Order(len(targets), targets @ weights if config.sampler_exponent else None, shuffle=True, seed=config.seed)
+    learn = data.Images(prepared.pack, table.ids[~held_out], targets, Augment(config), config.seed)
+    batches = data.loader(learn, order, config.batch, machine.workers, pin, drop_last=len(learn) > config.batch)
+    check = data.Images(prepared.pack, table.ids[held_out], val_targets)
+    validation = data.loader(check, data.Order(len(check)), config.batch * 2, machine.workers, pin)
+    with run.timed("train"):
+        fit.fit(net, batches, validation, counts, task, config, machine, run)
+        best = run.load_checkpoint("best.pt", machine.device)
+        net.load_state_dict(best["model"])
+        logits = infer.logits(net, validation, config.views, machine, "validation")
+        write_logits(run / "val_logits.npz", Logits(table.ids[held_out], logits, val_targets, np.array(table.classes), counts, len(targets), prior))
+    run.save(state="trained", best_epoch=best["epoch"])
+    return prepared
+
+
+def _check_same_data(run: Run, table: Table) -> None:
+    if run.about.get("digest", _digest(table)) != _digest(table):
+        raise UserError(f"{shown(run.folder)} was trained on other images or labels than these: give this run another name=, or delete {shown(run.folder)}")
+
+
+def _digest(table: Table) -> str:
+    """A fingerprint of the labelled rows: their ids, their labels and the classes."""
+    return hashlib.sha256(json.dumps([table.classes, table.ids.tolist(), table.targets.argmax(axis=1).tolist()]).encode()).hexdigest()[:16]
+
+
+def _split(run: Run, table: Table, task: Task, config: Config) -> np.ndarray:
+    """The validation rows, bool [N]: those of the run's folds.csv, made when it has none."""
+    path = run / "folds.csv"
+    if path.is_file():
+        with open(path, newline="") as file:
+            part_of = {row["id"]: row["part"] for row in csv.DictReader(file)}
+        if part_of.keys() != set(table.ids.tolist()):
+            raise UserError(f"{shown(path)} parts other images than these: delete {shown(run.folder)} and train again")
+        return np.array([part_of[name] == "validation" for name in table.ids.tolist()])
+    held_out = task.split(task.strata(table.targets), config.val_fraction, config.seed)
+    if not held_out.any() or held_out.all():
+        raise UserError(f"{len(table.ids)} images with val_fraction = {config.val_fraction} leave {held_out.sum()} to validate: use more images")
+    write_rows(path, [{"id": name, "part": "validation" if held else "training"} for name, held in zip(table.ids, held_out, strict=True)])
+    return held_out
+
+
+def _say_what_is_rare(classes: list[str], counts: np.ndarray, val_targets: np.ndarray) -> None:
+    names = np.array(classes)
+    held = val_targets.sum(axis=0)
+    for which, what in (
+        (counts == 0, "no training image; their columns stay and are never answered"),
+        (counts == 1, "one training image"),
+        ((counts > 0) & (held == 0), "no validation image; they are left out of the validation score's mean"),
+    ):
+        if which.any():
+            print(f"note: {which.sum()} classes have {what}: {some(names[which], 20)}")
+
+
+def main(argv: list[str]) -> None:
+    config, task, source, run = opened(argv, "Train one configuration.")
+    train(config, task, source, run)
+    print(f"wrote {shown(run / 'val_logits.npz')}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(command(main))
