@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from augment import Augment
 from errors import UserError
-from files import home, shown, write_json
+from files import atomic, home, shown, write_json
 
 CHUNK = 64  # images a thread decodes before it reports
 
@@ -72,11 +72,10 @@ def _reserved(path: Path, shape: tuple[int, ...], kind: type) -> np.memmap:
     free = shutil.disk_usage(path.parent).free
     if needed > free:
         raise UserError(f"packing needs {needed / 1e9:.1f} GB in {shown(path.parent)} and {free / 1e9:.1f} GB are free: free some, or set CXR_CACHE to a folder on another disk")
-    part = path.with_suffix(".part")
-    np.lib.format.open_memmap(part, mode="w+", dtype=kind, shape=shape)
-    with open(part, "r+b") as file:
-        os.posix_fallocate(file.fileno(), 0, os.path.getsize(part))
-    os.replace(part, path)
+    with atomic(path) as part:
+        np.lib.format.open_memmap(part, mode="w+", dtype=kind, shape=shape)
+        with open(part, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.path.getsize(part))
     return np.lib.format.open_memmap(path, mode="r+")
 
 

@@ -112,5 +112,6 @@ def train_epoch(
 
 def clock(seconds: float) -> str:
     """Seconds as `2 h 05 min`, `3 min 20 s` or `45 s`."""
-    hours, minutes, rest = int(seconds // 3600), int(seconds % 3600 // 60), round(seconds % 60)
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

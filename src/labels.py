@@ -1,5 +1,6 @@
 """Label files: CSV to ids and float targets [N, C]. Class names are read from the header, never typed."""
 
+import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +71,11 @@ def _read(path: Path):
         raise UserError(f"{shown(path)} does not exist") from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, IsADirectoryError) as error:
         raise UserError(f"{shown(path)} is not a readable CSV file ({str(error).strip().splitlines()[-1]})") from error
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        header = next(csv.reader(file))  # pandas renames columns that stand twice
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise UserError(f"{shown(path)} has columns that stand twice: {some(twice)}")
     if "id" not in frame:
         raise UserError(f"{shown(path)} has no column id; its columns are {some(frame.columns)}")
     ids = frame["id"].to_numpy(str)

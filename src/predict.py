@@ -28,7 +28,7 @@ def predict(run: Run, prepared: Prepared) -> None:
         raise UserError(f"{shown(prepared.source.folder)} has other classes than {shown(run.folder)} was trained on")
     config, classes = Config(**about["config"]), np.array(about["classes"])
     machine = machinery.pick(config)
-    net = model.build(config, len(classes), weights="none").to(machine.device)
+    net = machine.place(model.build(config, len(classes), weights="none"))
     net.load_state_dict(run.load_checkpoint("best.pt", machine.device)["model"])
     unknown = np.full((len(prepared.test_ids), len(classes)), np.nan, np.float32)
     images = data.Images(prepared.pack, prepared.test_ids, unknown)

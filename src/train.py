@@ -84,7 +84,7 @@ def train(config: Config, task: Task, source: Source, run: Run) -> Prepared:
     )
     print(f"{run.folder.name}: {config.model} on {len(targets)} images, {held_out.sum()} to validate, {len(table.classes)} classes; {machine}", flush=True)
 
-    net.to(machine.device)
+    net = machine.place(net)
     pin = machine.device.type == "cuda"
     order = data.Order(len(targets), targets @ weights if config.sampler_exponent else None, shuffle=True, seed=config.seed)
     learn = data.Images(prepared.pack, table.ids[~held_out], targets, Augment(config), config.seed)

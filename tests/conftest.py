@@ -1,0 +1,71 @@
+"""A home of its own for every test, a tiny synthetic data set, and a way to call a verb as the shell would."""
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+sys.path.insert(0, str(ROOT / "src"))
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the real sample data in ../shared is not here")
+
+# A network that a CPU trains in a second, on images as small as a configuration allows.
+TINY = ["model=test_convnext", "weights=none", "size=32", "epochs=3", "frozen_epochs=1", "batch=16", "lr=1e-3", "val_fraction=0.36", "workers=0"]
+
+
+@dataclass
+class Said:
+    """What a verb answered: exit code, stdout, stderr."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch) -> Path:
+    for name in list(os.environ):
+        if name.startswith(("CXR_", "KAGGLE")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    monkeypatch.setenv("CXR_HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory) -> Path:
+    """120 synthetic images in the competition's layout; read only."""
+    import demo
+
+    folder = tmp_path_factory.mktemp("set") / "tiny"
+    demo.make(folder, images=120, size=40, seed=7)
+    return folder
+
+
+@pytest.fixture
+def tiny(made, tmp_path) -> Path:
+    """A copy of the tiny set that a test may break."""
+    return Path(shutil.copytree(made, tmp_path / "tiny"))
+
+
+@pytest.fixture
+def call(capsys):
+    """Run a verb's main in this process: `call("score", "a.csv", "b.csv")`."""
+    import importlib
+
+    import errors
+
+    def run(verb: str, *argv) -> Said:
+        capsys.readouterr()
+        code = errors.command(importlib.import_module(verb).main, [str(word) for word in argv])
+        return Said(code, *capsys.readouterr())
+
+    return run

@@ -1,0 +1,52 @@
+"""What augmentation may and may not do to a radiograph."""
+
+import numpy as np
+
+import config as settings
+from augment import Augment
+
+STILL = ["flip=0", "geometry=0", "tone=0"]
+IMAGE = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+
+
+def augment(*overrides) -> Augment:
+    return Augment(settings.load("modelB", [*STILL, *overrides]))
+
+
+def test_switched_off_it_changes_nothing():
+    assert (augment()(IMAGE, (0, 0, 0)) == IMAGE).all()
+
+
+def test_flip_is_a_mirror_half_of_the_time():
+    flips = [(augment("flip=0.5")(IMAGE, (0, 0, k)) == IMAGE[:, ::-1]).all() for k in range(300)]
+    assert 110 < sum(flips) < 190
+
+
+def test_same_key_same_image_other_key_other_image():
+    step = augment("geometry=1", "tone=1")
+    images = [step(IMAGE, (0, epoch, position)) for epoch in range(3) for position in range(3)]
+    assert len({image.tobytes() for image in images}) == 9
+    assert (step(IMAGE, (0, 1, 1)) == images[4]).all()
+    assert (step(IMAGE, (1, 1, 1)) != images[4]).any()
+
+
+def test_steps_fire_independently():
+    """One seed for the whole Compose would flip exactly those images that it also brightens."""
+    flat = np.tile(np.linspace(60, 180, 64).astype(np.uint8), (64, 1))
+    step = augment("flip=0.5", "tone=0.5")
+    results = [step(flat, (0, 0, k)) for k in range(400)]
+    flipped = np.array([image[0, 0] > image[0, -1] for image in results])
+    toned = np.array([sorted(image[0]) != sorted(flat[0]) for image in results])
+    assert abs(np.corrcoef(flipped, toned)[0, 1]) < 0.15
+
+
+def test_model_b_bends_geometry_less_than_model_a():
+    """A bright square at the centre moves by no more than the configured share."""
+    marked = np.zeros((101, 101), np.uint8)
+    marked[48:53, 48:53] = 255
+    reach = {}
+    for name in ("modelA", "modelB"):
+        step = Augment(settings.load(name, ["geometry=1", "flip=0", "tone=0"]))
+        places = [np.argwhere(step(marked, (0, 0, k)) > 100).mean(axis=0) for k in range(200)]
+        reach[name] = np.abs(np.array(places) - 50).max()
+    assert reach["modelB"] < 101 * 0.03 + 1 < reach["modelA"] < 101 * 0.06 + 1

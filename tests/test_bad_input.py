@@ -1,0 +1,266 @@
+"""Every mistake a user makes ends in one sentence, exit code 2, and nothing half-written. One table, one process."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+from conftest import TINY
+
+import files
+import kaggle_client
+import model
+from files import Logits
+
+
+def edit(path: Path, change) -> None:
+    path.write_text(change(path.read_text()))
+
+
+def line(number: int, change):
+    """Change one line of a text."""
+    def apply(text: str) -> str:
+        lines = text.splitlines()
+        lines[number] = change(lines[number])
+        return "\n".join(lines) + "\n"
+    return apply
+
+
+def first_image(folder: Path, table: str) -> Path:
+    return folder / "images" / (folder / table).read_text().splitlines()[1].split(",")[0]
+
+
+def cut(path: Path, keep: float) -> None:
+    path.write_bytes(path.read_bytes()[: int(len(path.read_bytes()) * keep)])
+
+
+# ---- settings: arguments behind `main modelB --data TINY`, and the sentence
+SETTINGS = [
+    (["epohcs=3"], "the command line (epohcs=3): unknown key epohcs; did you mean epochs?"),
+    (["xyzzy=3"], "unknown key xyzzy; the keys are listed in src/config.py"),
+    (["epochs=three"], "epochs = 'three' will not do"),
+    (["epochs=2.5"], "epochs = '2.5' will not do"),
+    (["lr=true"], "lr = 'true' will not do"),
+    (["lr=nan"], "lr = 'nan' will not do"),
+    (["lr=-1"], "lr = '-1' will not do: input should be greater than 0"),
+    (["dropout=1.5"], "dropout = '1.5' will not do"),
+    (["size=8"], "size = '8' will not do"),
+    (["temperature=0"], "temperature = '0' will not do"),
+    (["drop_unreadable=perhaps"], "drop_unreadable = 'perhaps' will not do"),
+    (["name=../elsewhere"], "name = '../elsewhere' will not do"),
+    (["seed"], "'seed' is not understood: settings are given as key=value"),
+    (["frozen_epochs=9", "epochs=2"], "frozen_epochs = 9 is more than epochs = 2"),
+    (["rule=wishful"], "rule = 'wishful': a competition run decides by one of argmax, temperature"),
+    (["views=[original, upside_down]"], "a competition run may use original, flip"),
+    (["views=[flip]"], "the first must be original"),
+    (["views=[]"], "views = [] will not do"),
+    (["model=convnext_huge_typo"], "model = 'convnext_huge_typo' is no timm model; there are convnext"),
+    (["model=convnext_tiny.no_such_tag"], "model = 'convnext_tiny.no_such_tag' cannot be made"),
+    (["weights=absent.pth"], "weights = absent.pth: there is no such file"),
+    (["weights=other.safetensors"], "weights = other.safetensors belongs to another network than test_convnext"),
+    (["weights=garbage.pth"], "weights = garbage.pth is no readable .safetensors or .pth file"),
+    (["weights=garbage.safetensors"], "weights = garbage.safetensors is no readable .safetensors or .pth file"),
+    (["weights=imagenet"], "the ImageNet weights of test_convnext could not be fetched"),
+    (["weights=imagenet"], "weights=FILE"),
+    (["val_fraction=0.001"], "leave 0 to validate: use more images"),
+    (["limit=3"], "to validate: use more images"),
+    (["--colour"], "unrecognized arguments: --colour"),
+]
+if not torch.cuda.is_available():
+    SETTINGS.append((["device=cuda"], "torch sees no GPU"))
+
+
+@pytest.mark.parametrize(("given", "sentence"), SETTINGS, ids=[f"{' '.join(given)}{number}" for number, (given, _) in enumerate(SETTINGS)])
+def test_settings(given, sentence, made, home, call, monkeypatch, tmp_path):
+    safetensors.torch.save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "other.safetensors")
+    (tmp_path / "garbage.pth").write_bytes(b"garbage" * 99)
+    (tmp_path / "garbage.safetensors").write_bytes(b"garbage" * 99)
+    monkeypatch.setattr(model.huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(model.huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    check(call("main", "modelB", "--data", made, *TINY, *given), sentence, home)
+    assert not (home / "runs").exists() or not list((home / "runs").rglob("*.pt"))
+
+
+def check(said, sentence: str, home: Path) -> None:
+    errors = [text for text in said.err.splitlines() if text.startswith("error: ")]
+    assert said.code == 2 and len(errors) == 1 and said.err.rstrip().endswith(errors[0]), (said.code, said.err)
+    assert sentence in errors[0], errors[0]
+    assert not (home / "submissions").exists() or not list((home / "submissions").iterdir())
+    assert not [path for path in home.rglob("*") if path.name.endswith(".part")]
+
+
+# ---- the data set: how a good one is broken, and the sentence
+def swap(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+DATA = {
+    "no train.csv": (lambda d: (d / "train.csv").unlink(), "train.csv not found there; wanted are images/, train.csv and test.csv"),
+    "no test.csv": (lambda d: (d / "test.csv").unlink(), "test.csv not found there"),
+    "no images": (lambda d: shutil.rmtree(d / "images"), "the folder images/ not found there"),
+    "empty train.csv": (lambda d: (d / "train.csv").write_text(""), "train.csv is not a readable CSV file"),
+    "header only": (lambda d: edit(d / "train.csv", lambda text: text.splitlines()[0] + "\n"), "train.csv has a header and no rows"),
+    "binary train.csv": (lambda d: swap(d / "train.csv", b"\xff\xfe\x00id" * 9), "train.csv is not a readable CSV file"),
+    "no id column": (lambda d: edit(d / "train.csv", line(0, lambda text: text.replace("id,", "name,"))), "train.csv has no column id"),
+    "no class columns": (lambda d: shutil.copy(d / "test.csv", d / "train.csv"), "train.csv needs a column for every class beside id"),
+    "a class twice": (lambda d: edit(d / "train.csv", line(0, lambda text: text.replace("Mass", "Nodule"))), "train.csv has columns that stand twice: Nodule"),
+    "an id twice": (lambda d: edit(d / "train.csv", lambda text: text + text.splitlines()[1] + "\n"), "train.csv: 1 ids stand there more than once"),
+    "a test id twice": (lambda d: edit(d / "test.csv", lambda text: text + text.splitlines()[1] + "\n"), "test.csv: 1 ids stand there more than once"),
+    "an id in both": (lambda d: edit(d / "test.csv", lambda text: text + (d / "train.csv").read_text().splitlines()[1].split(",")[0] + "\n"), "1 ids stand in both train.csv and test.csv"),
+    "no one": (lambda d: edit(d / "train.csv", line(1, lambda text: text.replace(",1", ",0"))), "1 rows have no 1 where exactly one is wanted"),
+    "several ones": (lambda d: edit(d / "train.csv", line(3, lambda text: text.replace(",0", ",1", 2))), "1 rows have several 1s"),
+    "a two": (lambda d: edit(d / "train.csv", line(2, lambda text: text.replace(",1", ",2"))), "line 3, column"),
+    "a short row": (lambda d: edit(d / "train.csv", line(2, lambda text: text.rsplit(",", 3)[0])), "line 3, column"),
+    "a path as id": (lambda d: edit(d / "train.csv", line(1, lambda text: "../" + text)), "an id must be a plain file name"),
+    "an absolute id": (lambda d: edit(d / "test.csv", line(1, lambda text: "/etc/passwd")), "an id must be a plain file name"),
+    "an empty id": (lambda d: edit(d / "test.csv", line(1, lambda text: '""')), "an id must be a plain file name"),
+    "a missing test image": (lambda d: first_image(d, "test.csv").unlink(), "(0 of training, 1 of test)"),
+    "a missing training image": (lambda d: first_image(d, "train.csv").unlink(), "(missing); mend them, or leave them out with drop_unreadable=true"),
+    "a truncated image": (lambda d: cut(first_image(d, "train.csv"), 0.5), "(image file is truncated)"),
+    "an empty image": (lambda d: cut(first_image(d, "test.csv"), 0), "(not an image)"),
+    "a text as image": (lambda d: first_image(d, "train.csv").write_text("hello"), "(not an image)"),
+}
+
+
+@pytest.mark.parametrize("what", DATA)
+def test_data(what, tiny, home, call):
+    spoil, sentence = DATA[what]
+    spoil(tiny)
+    check(call("main", "modelB", "--data", tiny, *TINY), sentence, home)
+
+
+def test_a_broken_test_image_is_never_left_out(tiny, home, call):
+    first_image(tiny, "train.csv").unlink()
+    first_image(tiny, "test.csv").unlink()
+    said = call("main", "modelB", "--data", tiny, *TINY, "drop_unreadable=true")
+    check(said, "2 images in", home)
+    assert first_image(tiny, "test.csv").name in said.err and "mend or fetch them again" in said.err
+
+
+def test_where_the_data_is(tmp_path, made, tiny, home, call, monkeypatch):
+    check(call("main", "modelB", "--data", "nowhere"), "--data nowhere: there is no such folder", home)
+    (tiny / "demo.json").unlink()
+    check(call("main", "modelB", "--demo", "--data", tiny), "leave --demo out", home)
+    monkeypatch.setenv("CXR_DATA", str(tmp_path / "gone"))
+    check(call("main", "modelB"), f"CXR_DATA {tmp_path / 'gone'}: there is no such folder", home)
+
+
+def test_credentials_without_a_way_to_download(home, call, monkeypatch):
+    monkeypatch.setenv("KAGGLE_USERNAME", "someone")
+    monkeypatch.setenv("KAGGLE_KEY", "secret-value")
+    monkeypatch.setattr(kaggle_client.sys, "executable", "/nowhere/python")
+    said = call("main", "modelB")
+    check(said, "the kaggle client cannot be started", home)
+    assert "secret-value" not in said.out + said.err
+
+
+def test_configuration_files(tmp_path, home, call):
+    check(call("main", "modelZ"), "there is no configuration", home)
+    (tmp_path / "bad.yaml").write_text("lr: [1, 2")
+    check(call("main", "bad.yaml"), "bad.yaml is no readable YAML", home)
+    (tmp_path / "bad.yaml").write_text("- 1\n")
+    check(call("main", "bad.yaml"), "bad.yaml must hold `key: value` lines", home)
+    (tmp_path / "bad.yaml").write_text("lr: 1.0e-4\n")
+    check(call("main", "bad.yaml"), "bad.yaml: the key task is missing", home)
+    edited = (Path(files.ROOT) / "configs/modelB.yaml").read_text().replace("epochs: 12", "epochs: yes")
+    (tmp_path / "bad.yaml").write_text(edited)
+    check(call("main", "bad.yaml"), "bad.yaml: epochs = True will not do: true and false are no value for this key", home)
+
+
+def test_a_run_that_changed(tiny, home, call):
+    command = ["main", "modelB", "--data", tiny, *TINY, "name=kept"]
+    assert call(*command).code == 0
+    shutil.rmtree(home / "submissions")
+    check(call(*command, "lr=2e-3", "seed=4"), "runs/kept was made with other settings: lr (0.001 → 0.002), seed (0 → 4)", home)
+    edit(tiny / "train.csv", lambda text: "\n".join(text.splitlines()[:-1]) + "\n")
+    check(call(*command), "runs/kept was trained on other images or labels than these", home)
+    run = home / "runs/kept"
+    cut(run / "best.pt", 0.5)
+    (run / "test_logits.npz").unlink()
+    check(call("predict", run), "best.pt cannot be loaded", home)
+    (run / "run.json").write_text("{")
+    check(call("score", run), "run.json is not JSON", home)
+
+
+# ---- logits, calibrations, submissions
+def logits(**changes) -> Logits:
+    rng = np.random.default_rng(0)
+    good = {
+        "ids": np.array(["a", "b", "c"]), "logits": rng.normal(size=(2, 3, 2)).astype(np.float32), "targets": np.eye(2, dtype=np.float32)[[0, 1, 1]],
+        "classes": np.array(["A", "B"]), "counts": np.array([4, 8]), "rows": 12, "prior": np.array([1 / 3, 2 / 3]),
+    }
+    return Logits(**(good | changes))
+
+
+def test_logits_files(tmp_path, home, call):
+    def tune(message):
+        check(call("tune", tmp_path / "v.npz", "--out", tmp_path / "c.json"), message, home)
+        assert not (tmp_path / "c.json").exists()
+
+    tune("v.npz cannot be read")
+    for changes, message in (
+        ({"logits": np.where(np.arange(3)[:, None] == 1, np.nan, 0).repeat(2, 1)[None].astype(np.float32)}, "NaN or infinite, in 1 rows: b"),
+        ({"targets": np.full((3, 2), np.nan, np.float32)}, "these logits have no labels to tune on"),
+        ({"prior": np.ones(5)}, "prior has shape (5,)"),
+        ({"ids": np.array(["a"])}, "logits has shape (2, 3, 2)"),
+        ({"ids": np.empty(0, str), "logits": np.empty((1, 0, 2)), "targets": np.empty((0, 2))}, "holds no rows"),
+    ):
+        files.write_logits(tmp_path / "v.npz", logits(**changes))
+        tune(message)
+    files.write_logits(tmp_path / "v.npz", logits())
+    cut(tmp_path / "v.npz", 0.6)
+    tune("v.npz is truncated or no .npz file")
+    np.savez(tmp_path / "v.npz", logits=np.zeros(3))
+    tune("v.npz lacks ids, targets, classes, counts, rows, prior")
+    np.savez(tmp_path / "v.npz", **{**vars(logits()), "ids": np.array(["a", "b", None], dtype=object)})
+    tune("v.npz is truncated or no .npz file")  # pickled objects are never loaded
+    files.write_logits(tmp_path / "v.npz", logits())
+    check(call("tune", tmp_path / "v.npz", "--temperature", "-1"), "--temperature -1.0 must be above 0", home)
+
+
+def test_decide(tmp_path, home, call):
+    files.write_logits(tmp_path / "t.npz", logits())
+    assert call("tune", tmp_path / "t.npz", "--out", tmp_path / "c.json").code == 0
+
+    def decide(message, rule="argmax", calibration="c.json", *more):
+        check(call("decide", tmp_path / "t.npz", "--calibration", tmp_path / calibration, "--rule", rule, "--out", tmp_path / "s.csv", *more), message, home)
+        assert not (tmp_path / "s.csv").exists()
+
+    decide("the calibration has no rule 'bold'; it has argmax, temperature", "bold")
+    (tmp_path / "other.csv").write_text("id\na\nc\nb\n")
+    decide("line 3: id b where test.csv has c", "argmax", "c.json", "--test", tmp_path / "other.csv")
+    decide("absent.json cannot be read", "argmax", "absent.json")
+    (tmp_path / "odd.json").write_text('{"classes": ["A", "C"], "rules": {"argmax": {"temperature": 1}}}')
+    decide("fitted for other classes", "argmax", "odd.json")
+    (tmp_path / "odd.json").write_text('{"classes": ["A", "B"]}')
+    decide("the calibration has no usable 'rules'", "argmax", "odd.json")
+    check(call("decide", tmp_path / "t.npz"), "the following arguments are required", home)
+
+
+def test_score(tmp_path, home, call):
+    (tmp_path / "truth.csv").write_text("id,A,B\nx,1,0\ny,0,1\n")
+    for text, message in (
+        ("id,A,B\nx,1,0\n", "have different ids: y in only one of them"),
+        ("id,A,C\nx,1,0\ny,0,1\n", "have different class columns: B, C in only one of them"),
+        ("id,A,B\nx,1,1\ny,0,1\n", "1 rows have several 1s"),
+        ("id,A,B\nx,0.5,0.5\ny,0,1\n", "line 2, column A: '0.5' is neither 0 nor 1"),
+    ):
+        (tmp_path / "said.csv").write_text(text)
+        check(call("score", tmp_path / "said.csv", tmp_path / "truth.csv"), message, home)
+    check(call("score", tmp_path / "said.csv"), "a submission is scored against labels", home)
+    check(call("score", tmp_path), "is no run folder: it has no run.json", home)
+
+
+def test_make_demo(tmp_path, home, call):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("precious")
+    check(call("make_demo", tmp_path / "full"), "full exists already and is not empty", home)
+    assert (tmp_path / "full" / "mine.txt").read_text() == "precious"
+    check(call("make_demo", tmp_path / "few", "--images", 5), "at least 60 images", home)
+    check(call("make_demo", tmp_path / "small", "--size", 4), "32 to 2048 pixels", home)
+    check(call("make_demo", tmp_path / "odd", "--images", "many"), "invalid int value: 'many'", home)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "home"]
+

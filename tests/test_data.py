@@ -1,0 +1,209 @@
+"""The packed array, the data set and the order of an epoch."""
+
+import os
+import threading
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import config as settings
+import data
+from augment import Augment
+from errors import UserError
+
+MODEL_B = settings.load("modelB")
+
+
+def grey(path: Path, size=(48, 40), seed=0) -> np.ndarray:
+    image = np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
+    Image.fromarray(image).save(path)
+    return image
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(10):
+        grey(images / f"{number}.png", (32, 32), number)
+    return images
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_packing_at_native_size_keeps_every_pixel(folder):
+    pack, failed = data.pack(folder, names(folder), 32)
+    packed = np.load(pack.array)
+    assert not failed and packed.dtype == np.uint8 and packed.shape == (10, 32, 32)
+    for name in names(folder):
+        assert (packed[pack.rows(np.array([name]))[0]] == np.asarray(Image.open(folder / name))).all()
+
+
+def test_kinds_of_images_become_the_same_grey(tmp_path):
+    image = grey(tmp_path / "grey.png")
+    Image.fromarray(np.dstack([image] * 3)).save(tmp_path / "rgb.png")
+    Image.fromarray(np.dstack([image] * 3 + [np.full_like(image, 128)])).save(tmp_path / "rgba.png")
+    Image.fromarray(np.dstack([image, np.full_like(image, 7)]), "LA").save(tmp_path / "la.png")
+    Image.fromarray(image.astype(np.uint16) * 257).save(tmp_path / "sixteen.png")
+    palette = Image.fromarray(image).convert("P", palette=Image.Palette.WEB)
+    palette.putpalette([value for value in range(256) for _ in range(3)])
+    palette.putdata(image.flatten().tolist())
+    palette.save(tmp_path / "palette.png")
+    for name in ("rgb", "rgba", "la", "sixteen", "palette"):
+        assert (data.decode(tmp_path / f"{name}.png") == image).all(), name
+    pack, failed = data.pack(tmp_path, [path.name for path in tmp_path.glob("*.png")], 32)
+    packed = np.load(pack.array)
+    assert not failed and (packed == packed[0]).all()  # the non-square image was squeezed alike
+
+
+def test_a_second_call_decodes_nothing(folder, monkeypatch, capsys):
+    data.pack(folder, names(folder), 16)
+    monkeypatch.setattr(data, "decode", lambda path: pytest.fail("decoded again"))
+    data.pack(folder, names(folder)[::-1], 16)
+    assert "reused" in capsys.readouterr().out
+
+
+def test_packing_goes_on_where_it_stopped(folder, monkeypatch):
+    """A Ctrl-C in the middle keeps what was done; the next call decodes the rest, and the result is the same."""
+    whole = np.load(data.pack(folder, names(folder), 24)[0].array)
+    decode, seen, lock = data.decode, [], threading.Lock()
+
+    def interrupted(path):
+        with lock:
+            seen.append(path.name)
+            if len(seen) == 4:
+                raise KeyboardInterrupt
+        return decode(path)
+
+    monkeypatch.setenv("CXR_CACHE", str(folder.parent / "other"))
+    monkeypatch.setattr(data, "CHUNK", 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(data, "decode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        data.pack(folder, names(folder), 24)
+    again = []
+    monkeypatch.setattr(data, "decode", lambda path: again.append(path.name) or decode(path))
+    pack, _ = data.pack(folder, names(folder), 24)
+    assert 0 < len(again) < 10
+    assert (np.load(pack.array) == whole).all()
+
+
+def test_a_mended_or_replaced_image_is_decoded_again(folder):
+    (folder / "3.png").write_bytes(b"")
+    raw = (folder / "4.png").read_bytes()
+    (folder / "4.png").write_bytes(raw[: len(raw) // 2])
+    _, failed = data.pack(folder, [*names(folder), "lost.png"], 32)
+    assert failed.keys() == {"3.png", "4.png", "lost.png"} and failed["lost.png"] == "missing"
+    images = {name: grey(folder / name, (32, 32), seed) for seed, name in enumerate(["3.png", "4.png", "5.png", "lost.png"], 50)}
+    pack, failed = data.pack(folder, names(folder), 32)
+    assert not failed
+    for name, image in images.items():
+        assert (np.load(pack.array)[pack.rows(np.array([name]))[0]] == image).all()
+
+
+def test_key_depends_on_ids_size_and_crop(folder):
+    ids = names(folder)
+    keys = [data.pack(folder, ids, 16), data.pack(folder, ids, 20), data.pack(folder, ids[1:], 16), data.pack(folder, ids, 16, "masks")]
+    assert len({pack.array for pack, _ in keys}) == 4
+
+
+def test_too_little_disk_is_said_before_anything_is_written(folder, monkeypatch):
+    monkeypatch.setattr(data.shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
+    with pytest.raises(UserError, match="packing needs 0.0 GB"):
+        data.pack(folder, names(folder), 32)
+    assert not list(Path(os.environ["CXR_HOME"]).rglob("*.npy*"))
+
+
+def test_a_disk_that_fills_up_while_space_is_reserved(folder, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(UserError, match="no space left while writing"):
+        data.pack(folder, names(folder), 32)
+    assert not list(Path(os.environ["CXR_HOME"]).rglob("*.npy*"))
+
+
+def epoch(images, number: int, workers: int) -> tuple[torch.Tensor, torch.Tensor]:
+    order = data.Order(len(images), np.ones(len(images)), seed=5)
+    order.epoch = number
+    parts = list(data.loader(images, order, 4, workers, pin=False))
+    return torch.cat([image for image, _ in parts]), torch.cat([target for _, target in parts])
+
+
+def test_epochs_differ_and_workers_do_not(folder):
+    pack, _ = data.pack(folder, names(folder), 32)
+    targets = np.eye(10, dtype=np.float32)
+    images = data.Images(pack, np.array(names(folder)), targets, Augment(MODEL_B), seed=5)
+    alone, again, helped = epoch(images, 1, 0), epoch(images, 1, 0), epoch(images, 1, 2)
+    for one, two, three in zip(alone, again, helped):
+        assert torch.equal(one, two) and torch.equal(one, three)
+    later, later_helped = epoch(images, 2, 0), epoch(images, 2, 2)
+    assert torch.equal(later[0], later_helped[0])
+    assert not torch.equal(alone[0], later[0])
+    assert alone[0].dtype == torch.uint8 and alone[0].shape == (10, 1, 32, 32)
+
+
+def test_an_image_that_is_drawn_twice_looks_different(folder):
+    pack, _ = data.pack(folder, names(folder), 32)
+    images = data.Images(pack, np.array(names(folder)), np.zeros((10, 2)), Augment(MODEL_B), seed=5)
+    first, second = [images[data.Draw(0, position, 3)][0] for position in range(40)], [images[data.Draw(1, position, 3)][0] for position in range(40)]
+    assert len({image.numpy().tobytes() for image in first}) > 20
+    assert sum(torch.equal(a, b) for a, b in zip(first, second)) < 20  # the same place in another epoch; some stay untouched
+
+
+def test_sampler_follows_the_weights():
+    """With weights 1/n every class is drawn alike, whatever its size; a class of weight 0 never is."""
+    truth = np.repeat([0, 1, 2], [90, 9, 1])
+    weights = data.class_weights(np.array([90, 9, 1, 0]), 1.0)
+    assert weights[3] == 0
+    drawn = Counter()
+    for number in range(60):
+        order = data.Order(100, weights[truth], seed=1)
+        order.epoch = number
+        drawn.update(truth[draw.index] for draw in order)
+    assert all(drawn[c] / 6000 == pytest.approx(1 / 3, abs=0.03) for c in range(3))
+    assert data.class_weights(np.array([4, 16]), 0.5).tolist() == [0.5, 0.25]
+    assert data.class_weights(np.array([4, 16, 0]), 0.0).tolist() == [1, 1, 0]
+
+
+def test_without_weights_every_image_comes_once():
+    order = data.Order(50, shuffle=True, seed=2)
+    assert sorted(draw.index for draw in order) == list(range(50))
+    assert [draw.index for draw in order] != list(range(50))
+
+
+class Measured(data.Images):
+    """Every 100th item brings its process's anonymous memory (kB) home instead of the targets."""
+
+    def __getitem__(self, draw):
+        image, _ = super().__getitem__(draw)
+        if draw.position % 100 != 99:
+            return image, torch.zeros(2, dtype=torch.int64)
+        rollup = Path(f"/proc/{os.getpid()}/smaps_rollup").read_text()
+        return image, torch.tensor([os.getpid(), next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Anonymous:"))])
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's /proc/PID/smaps_rollup")
+def test_memory_of_the_workers_does_not_grow_with_the_images(tmp_path):
+    """20 times as many images (82 MB instead of 4) may add a little bookkeeping, not pixels."""
+    peaks = {}
+    for number in (1_000, 20_000):
+        path = tmp_path / f"{number}.npy"
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(number, 64, 64))
+        array[:] = 1
+        del array
+        ids = np.array([f"{i:06}" for i in range(number)])
+        images = Measured(data.Pack(path, ids), ids, np.zeros((number, 2), np.float32))
+        seen = torch.cat([rows for _, rows in data.loader(images, data.Order(number), 100, workers=2, pin=False)])
+        workers = [process for process in seen[:, 0].unique() if process]
+        assert len(workers) == 2
+        peaks[number] = sum(int(seen[seen[:, 0] == process, 1].max()) for process in workers)
+    assert peaks[20_000] - peaks[1_000] < 10_000, peaks

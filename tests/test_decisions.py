@@ -1,0 +1,133 @@
+"""Activation, temperature, rules, split and the two files they travel in."""
+
+import dataclasses
+import resource
+
+import numpy as np
+import pytest
+
+import calibrate
+import files
+import folds
+import rules
+from errors import UserError
+from files import Logits
+from task import competition
+
+CLASSES = np.array(["A", "B", "No Finding"])
+
+
+def some_logits(views=2, n=60, seed=0, counts=(10, 5, 85)) -> Logits:
+    rng = np.random.default_rng(seed)
+    targets = np.eye(3, dtype=np.float32)[rng.choice(3, n, p=[0.2, 0.1, 0.7])]
+    logits = (rng.normal(size=(views, n, 3)) + 1.5 * targets).astype(np.float32)
+    ids = np.array([f"{i}.png" for i in range(n)])
+    return Logits(ids, logits, targets, CLASSES, np.array(counts), int(sum(counts)), np.array(counts) / sum(counts))
+
+
+def test_softmax_is_a_distribution_and_ignores_a_shift():
+    logits = np.random.default_rng(0).normal(0, 300, (2, 5, 4))
+    p = calibrate.softmax(logits)
+    assert np.allclose(p.sum(-1), 1) and (p >= 0).all()
+    assert np.allclose(p, calibrate.softmax(logits + 1e3))
+
+
+def test_views_are_averaged_after_softmax():
+    content = some_logits()
+    by_hand = np.stack([np.exp(v / 1.5) / np.exp(v / 1.5).sum(1, keepdims=True) for v in content.logits.astype(float)]).mean(0)
+    assert np.allclose(calibrate.probabilities(content.logits, 1.5), by_hand)
+
+
+def test_the_grid_holds_one_and_both_reported_temperatures():
+    assert {1.0, 1.2, 1.5} <= set(calibrate.GRID)
+
+
+def test_ties_go_to_the_smallest_log():
+    assert calibrate.tune_temperature(lambda value: 0.0)[0] == 1.0
+    assert calibrate.tune_temperature(lambda value: value in (0.5, 1.5))[0] == 1.5
+    assert calibrate.tune_temperature(lambda value: value in (1.2, 1.5))[0] == 1.2
+
+
+def test_the_tuned_temperature_is_the_best_of_the_grid_by_brute_force():
+    task, val = competition(), some_logits()
+    fitted = task.calibrate(val, None)["rules"]["temperature"]
+    truth = val.targets.argmax(1)
+
+    def score(value):
+        answers = calibrate.probabilities(val.logits, value).argmax(1)
+        tp = np.array([((truth == c) & (answers == c)).sum() for c in range(3)])
+        fp = np.array([((truth != c) & (answers == c)).sum() for c in range(3)])
+        n = np.bincount(truth, minlength=3)
+        return np.mean((tp - fp - 5 * (n - tp)) / n)
+
+    assert score(fitted["temperature"]) == pytest.approx(max(score(value) for value in calibrate.GRID))
+    assert [point["temperature"] for point in fitted["curve"]] == list(calibrate.GRID)
+    assert [point["score"] for point in fitted["curve"]] == pytest.approx([score(value) for value in calibrate.GRID])
+
+
+def test_one_view_needs_no_temperature():
+    assert competition().calibrate(some_logits(views=1), None)["rules"]["temperature"]["temperature"] == 1.0
+
+
+def test_a_given_temperature_is_kept():
+    fitted = competition().calibrate(some_logits(), 1.2)["rules"]["temperature"]
+    assert fitted["temperature"] == 1.2 and not fitted["tuned"]
+
+
+def test_a_class_without_training_images_is_never_answered():
+    p = np.array([[0.9, 0.06, 0.04], [0.2, 0.5, 0.3]])
+    assert rules.argmax(p, np.array([0, 3, 4])).tolist() == [1, 1]
+
+
+def test_split_is_stratified_seeded_and_keeps_single_images_in_training():
+    strata = np.repeat([0, 1, 2, 3], [1000, 50, 3, 1])
+    chosen = folds.stratified(strata, 0.2, seed=3)
+    assert [chosen[strata == c].sum() for c in range(4)] == [200, 10, 1, 0]
+    assert (chosen == folds.stratified(strata, 0.2, seed=3)).all()
+    assert (chosen != folds.stratified(strata, 0.2, seed=4)).any()
+    assert not folds.stratified(np.arange(9), 0.9, seed=0).any()
+
+
+def test_logits_file_round_trip_is_exact_and_repeats_its_bytes(tmp_path):
+    content = some_logits()
+    files.write_logits(tmp_path / "a.npz", content)
+    files.write_logits(tmp_path / "b.npz", content)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    again = files.read_logits(tmp_path / "a.npz")
+    for field in dataclasses.fields(Logits):
+        assert np.array_equal(getattr(again, field.name), getattr(content, field.name)), field.name
+
+
+def test_tune_and_decide_verbs(tmp_path, call):
+    files.write_logits(tmp_path / "val.npz", some_logits())
+    test = dataclasses.replace(some_logits(n=30, seed=1), targets=np.full((30, 3), np.nan, np.float32))
+    files.write_logits(tmp_path / "test.npz", test)
+    tuned = call("tune", tmp_path / "val.npz", "--out", tmp_path / "c.json")
+    assert tuned.code == 0 and "always No Finding" in tuned.out
+    assert call("decide", tmp_path / "test.npz", "--calibration", tmp_path / "c.json", "--rule", "argmax", "--out", tmp_path / "s.csv").code == 0
+    lines = (tmp_path / "s.csv").read_text().splitlines()
+    assert lines[0] == "id,A,B,No Finding" and len(lines) == 31
+    answers = calibrate.probabilities(test.logits).argmax(1)
+    assert lines[1:] == [f"{i}.png,{','.join('1' if c == a else '0' for c in range(3))}" for i, a in enumerate(answers)]
+
+
+def test_a_submission_that_fails_its_check_is_not_left_behind(tmp_path):
+    with pytest.raises(UserError, match="3 rows where test.csv has 2"):
+        files.write_submission(tmp_path / "s.csv", ["a", "b", "c"], ["A", "B"], np.array([0, 1, 0]), ["a", "b"])
+    with pytest.raises(UserError, match="id b where test.csv has a"):
+        files.write_submission(tmp_path / "s.csv", ["b", "a"], ["A", "B"], np.array([0, 1]), ["a", "b"])
+    assert not list(tmp_path.glob("*.csv")) and not list(tmp_path.glob(".*part"))
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_half_one(tmp_path):
+    """A limit on file size makes the kernel refuse the write, as a full disk does."""
+    path = tmp_path / "a.bin"
+    files.write_bytes(path, b"old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(UserError, match="no space left while writing a.bin"):
+            files.write_bytes(path, bytes(5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir() if p.is_file()] == ["a.bin"]

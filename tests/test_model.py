@@ -1,0 +1,195 @@
+"""Freezing, weights, normalisation, loss and precision."""
+
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+from conftest import SHARED, needs_shared
+
+import config as settings
+import infer
+import machine as machinery
+import model
+import runs
+from errors import UserError
+from losses import cross_entropy
+from machine import Machine
+
+BODIES = ["test_convnext", "test_efficientnet", "test_resnet"]  # layer norm; batch norm; batch norm and another head
+
+
+def config(name="test_convnext", *overrides):
+    return settings.load("modelB", [f"model={name}", "weights=none", "size=32", *overrides])
+
+
+def images(n=8, seed=0) -> torch.Tensor:
+    return torch.randint(0, 256, (n, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def step(net) -> None:
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
+    net.train()
+    cross_entropy(net(images()), torch.eye(8, 5), 0.0).backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_a_frozen_body_rests_and_its_head_learns(name):
+    """Not a weight, not a norm statistic and not a dropout mask of the body moves; weight decay leaves it alone too."""
+    net = model.build(config(name, "dropout=0.5"), 5)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    net.freeze(True)
+    step(net)
+    after = net.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before if key.startswith("body."))
+    assert not torch.equal(before["head.1.weight"], after["head.1.weight"])
+    net.train()
+    assert not any(module.training for module in net.body.modules())
+    assert all(module.training for module in net.head.modules())
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_an_unfrozen_body_learns(name):
+    net = model.build(config(name), 5)
+    net.freeze(True)
+    net.freeze(False)
+    before = {key: value.clone() for key, value in net.state_dict().items() if key.startswith("body.")}
+    step(net)
+    moved = [key for key, value in net.state_dict().items() if key in before and not torch.equal(before[key], value)]
+    assert len(moved) > len(before) / 2
+
+
+def test_grey_becomes_three_normalised_channels():
+    net = model.build(config(), 5)
+    seen = []
+    net.body.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    batch = images()
+    net.eval()(batch)
+    mean, std = timm.create_model("test_convnext").pretrained_cfg["mean"], timm.create_model("test_convnext").pretrained_cfg["std"]
+    for channel in range(3):
+        assert torch.allclose(seen[0][:, channel], (batch[:, 0] / 255 - mean[channel]) / std[channel])
+
+
+def test_normalisation_travels_in_the_checkpoint():
+    net = model.build(config(), 5)
+    net.mean += 0.25
+    other = model.build(config(), 5)
+    other.load_state_dict(net.state_dict())
+    assert torch.equal(other.mean, net.mean)
+
+
+def test_weights_of_a_file_arrive(tmp_path):
+    donor = timm.create_model("test_convnext", num_classes=1000)
+    safetensors.torch.save_file(donor.state_dict(), tmp_path / "w.safetensors")
+    torch.save(donor.state_dict(), tmp_path / "w.pth")
+    for name in ("w.safetensors", "w.pth"):
+        net = model.build(config(), 5, weights=str(tmp_path / name))
+        assert all(torch.equal(value, donor.state_dict()[key]) for key, value in net.body.state_dict().items())
+
+
+def test_weights_that_saw_nih_are_warned_about(tmp_path, capsys):
+    for name, warned in (("densenet-nih-all.safetensors", True), ("CheXNet.safetensors", True), ("imagenet.safetensors", False)):
+        safetensors.torch.save_file(timm.create_model("test_convnext").state_dict(), tmp_path / name)
+        model.build(config(), 5, weights=name)  # a bare name: the folder of this test has "nih" in its own
+        assert ("pretrained on NIH" in capsys.readouterr().err) == warned, name
+
+
+@needs_shared
+def test_real_imagenet_weights_load():
+    net = model.build(config("tf_efficientnet_lite0"), 5, weights=str(SHARED / "weights/tf_efficientnet_lite0.safetensors"))
+    assert net.mean.flatten().tolist() == [0.5] * 3
+
+
+def test_unreachable_hub_names_the_way_out(monkeypatch):
+    monkeypatch.setattr(model.huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(model.huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(UserError, match="weights=FILE"):
+        model.build(config("convnext_tiny.fb_in1k"), 5, weights="imagenet")
+
+
+def test_cross_entropy_is_the_formula():
+    """−Σ ((1−ε)·y + ε/C)·log softmax(z), averaged over rows, in float32 even for half-precision logits."""
+    logits, targets = torch.randn(6, 4), torch.eye(4)[torch.tensor([0, 1, 2, 3, 0, 1])]
+    smooth = 0.9 * targets + 0.1 / 4
+    expected = -(smooth * torch.log_softmax(logits, 1)).sum(1).mean()
+    assert torch.allclose(cross_entropy(logits, targets, 0.1), expected)
+    assert cross_entropy(logits.half(), targets, 0.1).dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_bf16_on_a_cpu_stays_near_float32(name):
+    """Depthwise convolutions leave autocast on a CPU; outputs and gradients stay those of the same network."""
+    torch.manual_seed(0)
+    net = model.build(config(name), 5)
+    plain = net.eval()(images())
+    cpu = Machine(torch.device("cpu"), torch.bfloat16, 0)
+    placed = cpu.place(net)
+    with cpu.autocast():
+        half = placed(images())
+    assert torch.allclose(plain, half.float(), atol=0.05 * plain.abs().max().item() + 0.02)
+    half.float().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in net.parameters())
+
+
+def test_flip_view_is_the_logits_of_the_mirror():
+    net = model.build(config(), 5)
+    batch = images()
+    loader = torch.utils.data.DataLoader([(image, torch.zeros(1)) for image in batch], batch_size=3)
+    cpu = Machine(torch.device("cpu"), torch.float32, 0)
+    both = infer.logits(net, loader, ["original", "flip"], cpu, "test")
+    assert both.shape == (2, 8, 5) and both.dtype == np.float32
+    with torch.no_grad():
+        assert np.allclose(both[1], net(batch.flip(-1)).numpy(), atol=1e-5)
+
+
+def test_t4_gets_fp16_with_a_scaler_and_ampere_bf16(monkeypatch):
+    for has_bf16, dtype in ((False, torch.float16), (True, torch.bfloat16)):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: has_bf16 or including_emulation)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
+        monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_90a"])
+        monkeypatch.setattr(torch, "manual_seed", lambda seed: None)
+        chosen = machinery.pick(config())
+        assert chosen.dtype == dtype and chosen.device.type == "cuda"
+    assert Machine(torch.device("cpu"), torch.float16, 0).scaler().is_enabled()
+    assert not Machine(torch.device("cpu"), torch.float32, 0).scaler().is_enabled()
+
+
+def test_a_gpu_without_kernels_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (6, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Tesla P100-PCIE-16GB")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80", "sm_90a"])
+    with pytest.raises(UserError, match="P100.*capability 6.0.*starts at 7.5"):
+        machinery._require_kernels(torch.device("cuda"))
+
+
+def test_every_random_generator_goes_on_where_it_was():
+    import random
+
+    def draw():
+        return torch.rand(3).tolist(), np.random.rand(3).tolist(), [random.random(), random.gauss(0, 1)]
+
+    random.gauss(0, 1)
+    state = runs.random_state()
+    first = draw()
+    runs.restore_random_state(state)
+    assert draw() == first
+
+
+def test_half_precision_path_trains():
+    """The fp16 branch with its scaler, on the CPU: gradients are unscaled before clipping and the weights move."""
+    cpu = Machine(torch.device("cpu"), torch.float16, 0)
+    net, scaler = model.build(config("test_resnet"), 5), cpu.scaler()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    before = net.head[1].weight.clone()
+    for _ in range(5):  # the first steps may be skipped while the scale comes down
+        with cpu.autocast():
+            logits = net.train()(images())
+        scaler.scale(cross_entropy(logits, torch.eye(8, 5), 0.0)).backward()
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+    assert not torch.equal(before, net.head[1].weight) and net.head[1].weight.isfinite().all()
+

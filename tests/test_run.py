@@ -1,0 +1,204 @@
+"""The main job from end to end on a tiny set: same bytes, resuming, refusing."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, TINY
+
+import files
+import labels
+import main
+import train
+
+OUTPUTS = ["val_logits.npz", "test_logits.npz"]
+
+
+def outputs(home: Path, name: str) -> dict[str, bytes]:
+    paths = [*(home / "runs" / name / file for file in OUTPUTS), home / "submissions" / f"{name}.csv"]
+    return {path.name if path.suffix == ".npz" else "csv": path.read_bytes() for path in paths}
+
+
+@pytest.fixture
+def done(made, home, call):
+    """One finished run named `done`."""
+    said = call("main", "modelB", "--data", made, *TINY, "name=done")
+    assert said.code == 0, said.err
+    return said
+
+
+def test_the_main_job_leaves_what_it_promises(done, made, home, call):
+    run = home / "runs/done"
+    assert {path.name for path in run.iterdir()} >= {"run.json", "folds.csv", "log.csv", "last.pt", "best.pt", "calibration.json", "report.json", "per_class.csv", *OUTPUTS}
+    assert not list(home.rglob(".*part"))
+    for text in ("always No Finding", "macro-F1", "answered on the test images", "SYNTHETIC", "submission: ", "time: prepare"):
+        assert text in done.out, text
+
+    # the submission is test.csv's rows in their order, one 1 each
+    test_ids, classes = labels.read_ids(made / "test.csv"), labels.read_one_hot(made / "train.csv").classes
+    files.validate_submission(home / "submissions/done.csv", test_ids, classes)
+    assert len(labels.read_ids(made / "sample_submission.csv")) == 10 < len(test_ids)
+
+    # the logits file says what the network learned from
+    val, about = files.read_logits(run / "val_logits.npz"), json.loads((run / "run.json").read_text())
+    train_table = labels.read_one_hot(made / "train.csv")
+    part = {row["id"]: row["part"] for row in csv.DictReader(open(run / "folds.csv"))}
+    assert set(val.ids) == {name for name, where in part.items() if where == "validation"}
+    natural = train_table.targets[[part[name] == "training" for name in train_table.ids]].sum(axis=0)
+    assert val.counts.tolist() == natural.tolist() and val.rows == natural.sum() == about["rows"]
+    assert val.logits.shape == (2, len(val.ids), 20) and val.logits.dtype == np.float32
+    sampled = np.sqrt(natural)  # weight n^-0.5 an image, n images
+    assert val.prior == pytest.approx(sampled / sampled.sum())
+    assert np.isnan(files.read_logits(run / "test_logits.npz").targets).all()
+
+    # the log has a row an epoch, and the best one is the one that was kept
+    log = list(csv.DictReader(open(run / "log.csv")))
+    assert [row["stage"] for row in log] == ["frozen", "full", "full"]
+    best = max(log, key=lambda row: float(row["score"]))
+    assert int(best["epoch"]) == about["best_epoch"] and about["state"] == "trained"
+
+    # scoring the run and scoring its CSV are the same arithmetic as the log's
+    held_out = json.loads((run / "report.json").read_text())["held_out"]["score"]
+    scored = call("score", home / "submissions/done.csv", made / "solution.csv")
+    assert scored.out.splitlines()[-1] == f"score {held_out:.6f}"
+    assert call("score", run).code == 0
+
+
+def test_the_choice_metric_is_the_unflipped_argmax(done, home):
+    run = home / "runs/done"
+    val = files.read_logits(run / "val_logits.npz")
+    from task import competition
+
+    log = list(csv.DictReader(open(run / "log.csv")))
+    kept = competition().metrics(val.targets, val.logits[0], val.counts)["score"]
+    assert kept == pytest.approx(max(float(row["score"]) for row in log))
+
+
+def test_checkpoints_load_with_weights_only_and_differ(done, home):
+    last = torch.load(home / "runs/done/last.pt", weights_only=True)
+    best = torch.load(home / "runs/done/best.pt", weights_only=True)
+    assert {"model", "optimizer", "plateau", "scaler", "best", "resting", "history", "random"} <= last.keys()
+    assert {"torch", "cuda", "numpy", "python"} == last["random"].keys()
+    if best["epoch"] < 3:
+        assert any(not torch.equal(best["model"][key], last["model"][key]) for key in best["model"])
+
+
+def test_same_seed_same_bytes_other_seed_other_logits(done, made, home, call):
+    assert call("main", "modelB", "--data", made, *TINY, "name=again", "workers=2").code == 0
+    assert call("main", "modelB", "--data", made, *TINY, "name=other", "seed=1").code == 0
+    one, two, three = (outputs(home, name) for name in ("done", "again", "other"))
+    assert one == two
+    assert one["val_logits.npz"] != three["val_logits.npz"] and one["test_logits.npz"] != three["test_logits.npz"]
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(done, made, home, call):
+    """SIGKILL after the second epoch; the same command again resumes there."""
+    command = [sys.executable, str(ROOT / "src/main.py"), "modelB", "--data", str(made), *TINY, "name=killed"]
+    log = home / "runs/killed/log.csv"
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 120
+    while not (log.is_file() and len(log.read_text().splitlines()) >= 3):
+        assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    state = json.loads((home / "runs/killed/run.json").read_text())["state"]
+    again = call("main", *command[2:])
+    assert again.code == 0, again.err
+    if state == "training":  # it was killed before the third epoch ended
+        assert "resumed after epoch" in again.out
+    assert outputs(home, "killed") == outputs(home, "done")
+
+
+def test_stopped_at_every_epoch_it_still_ends_with_the_same_bytes(done, made, home, call, monkeypatch):
+    """The same without a race: a Ctrl-C right after each epoch's checkpoint."""
+    import runs
+
+    save = runs.Run.save_checkpoint
+
+    def interrupted(self, name, content):
+        save(self, name, content)
+        if name == "last.pt" and len(content["history"]) < 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs.Run, "save_checkpoint", interrupted)
+    command = ["modelB", "--data", made, *TINY, "name=cut"]
+    assert [call("main", *command).code for _ in range(3)] == [130, 130, 0]
+    assert outputs(home, "cut") == outputs(home, "done")
+
+
+def test_a_finished_run_is_not_trained_again(done, made, home, call, monkeypatch):
+    before = outputs(home, "done")
+    monkeypatch.setattr(train.fit, "fit", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(main.predict, "predict", lambda *_: pytest.fail("predicted again"))
+    said = call("main", "modelB", "--data", made, *TINY, "name=done")
+    assert said.code == 0 and "is trained already" in said.out and "reused" in said.out
+    assert outputs(home, "done") == before
+
+
+def test_the_stages_alone_give_the_same_files(done, made, home, call):
+    assert call("train", "modelB", "--data", made, *TINY, "name=alone").code == 0
+    run = home / "runs/alone"
+    assert call("predict", run).code == 0
+    assert call("tune", run / "val_logits.npz", "--out", run / "calibration.json").code == 0
+    assert call("decide", run / "test_logits.npz", "--calibration", run / "calibration.json", "--rule", "temperature",
+                "--out", home / "submissions/alone.csv", "--test", made / "test.csv").code == 0
+    assert outputs(home, "alone") == outputs(home, "done")
+
+
+def test_early_stopping_and_the_plateau_watch_the_score(made, home, call, monkeypatch):
+    """A score that never improves after the warm-up: the rate is halved and training stops, the frozen stage not counted."""
+    from dataclasses import replace
+
+    import task
+
+    falling = iter(range(0, -100, -1))
+    rigged = replace(task.competition(), metrics=lambda *_: {"score": float(next(falling)), "accuracy": 0.0, "macro_f1": 0.0})
+    monkeypatch.setitem(task.TASKS, "competition", lambda: rigged)
+    said = call("train", "modelB", "--data", made, *TINY, "epochs=20", "frozen_epochs=3", "patience=3", "lr_patience=0", "name=rested")
+    assert said.code == 0 and "stopped early" in said.out
+    log = list(csv.DictReader(open(home / "runs/rested/log.csv")))
+    assert [row["stage"] for row in log] == ["frozen"] * 3 + ["full"] * 3
+    rates = [float(row["lr"]) for row in log]
+    assert rates[:4] == [1e-3] * 4 and rates[5] < rates[4] <= 1e-3
+    assert json.loads((home / "runs/rested/run.json").read_text())["best_epoch"] == 1
+
+
+def test_ctrl_c_is_one_sentence(made, home):
+    command = [sys.executable, str(ROOT / "src/main.py"), "modelB", "--data", str(made), *TINY, "epochs=500", "patience=500", "workers=2", "name=stopped"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    log = home / "runs/stopped/log.csv"
+    deadline = time.monotonic() + 120
+    while not log.is_file():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err
+    assert err.strip().splitlines()[-1] == "interrupted; the same command goes on from the last finished epoch"
+    assert not list(home.rglob(".*part"))
+
+
+def test_classes_without_images_and_unreadable_ones(tiny, home, call):
+    """An empty class stays a column and is never answered; a broken training image may be left out, by setting."""
+    lines = (tiny / "train.csv").read_text().splitlines()
+    header = lines[0].split(",")
+    hernia = header.index("Hernia")
+    kept = [line for line in lines[1:] if line.split(",")[hernia] == "0"]
+    (tiny / "train.csv").write_text("\n".join([lines[0], *kept]) + "\n")
+    broken = kept[0].split(",")[0]
+    (tiny / "images" / broken).write_bytes(b"not an image")
+    said = call("main", "modelB", "--data", tiny, *TINY, "drop_unreadable=true", "name=holes")
+    assert said.code == 0, said.err
+    assert broken in said.err and "1 classes have no training image" in said.out and "Hernia" in said.out
+    assert not labels.read_one_hot(home / "submissions/holes.csv").targets[:, hernia - 1].any()
+    about = json.loads((home / "runs/holes/run.json").read_text())
+    assert about["counts"][hernia - 1] == 0 == about["prior"][hernia - 1]
