@@ -73,7 +73,7 @@ class Config(BaseModel):
         return value
 
 
-INDIFFERENT = {"name", "workers"}  # a run goes on when only these changed
+INDIFFERENT = {"name", "workers", "rule", "temperature"}  # a trained run may be decided anew with these changed
 
 
 def load(name: str, overrides: Sequence[str] = (), synthetic: bool = False, demo_settings: bool = False) -> Config:
@@ -130,6 +130,6 @@ def _checked(values: dict, origin: dict[str, str]) -> Config:
 
 
 def differences(old: dict, new: dict) -> list[str]:
-    """The keys that would change a run's results, as `lr (0.0001 → 5e-05)`."""
+    """The keys that would change what a run learned and predicted, as `lr (0.0001 → 5e-05)`."""
     keys = [key for key in sorted(old.keys() | new.keys()) if key not in INDIFFERENT and old.get(key) != new.get(key)]
     return [f"{key} ({old.get(key)} → {new.get(key)})" for key in keys]

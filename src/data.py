@@ -75,7 +75,8 @@ def _reserved(path: Path, shape: tuple[int, ...], kind: type) -> np.memmap:
     with atomic(path) as part:
         np.lib.format.open_memmap(part, mode="w+", dtype=kind, shape=shape)
         with open(part, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, os.path.getsize(part))
+            if hasattr(os, "posix_fallocate"):  # macOS has none
+                os.posix_fallocate(file.fileno(), 0, os.path.getsize(part))
     return np.lib.format.open_memmap(path, mode="r+")
 
 

@@ -86,7 +86,7 @@ def train_epoch(
     net.train()
     total, seen, start = torch.zeros((), device=machine.device), 0, time.monotonic()
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    with tqdm(total=len(batches) * batches.batch_size, desc=what, unit="img", leave=False, disable=None) as bar:
+    with tqdm(total=min(len(batches) * batches.batch_size, len(batches.sampler)), desc=what, unit="img", leave=False, disable=None) as bar:
         for step, (images, targets) in enumerate(batches):
             images, targets = images.to(machine.device, non_blocking=True), targets.to(machine.device, non_blocking=True)
             try:

@@ -51,7 +51,7 @@ def pick(config: Config) -> Machine:
     if on_gpu:
         _require_kernels(device)
     # is_bf16_supported() alone also counts emulation, which a T4 does slower than float32
-    bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _cpu_has_bf16()
     best = torch.bfloat16 if bf16 else torch.float16 if on_gpu else torch.float32
     dtype = {"auto": best, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[config.precision]
     workers = (min(os.cpu_count(), 8) if on_gpu else 0) if config.workers == "auto" else config.workers
@@ -62,6 +62,10 @@ def pick(config: Config) -> Machine:
     torch.manual_seed(config.seed)
     np.random.seed(config.seed)
     return Machine(device, dtype, workers)
+
+
+def _cpu_has_bf16() -> bool:
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _in_float32(forward: Callable, module: nn.Module, images: torch.Tensor) -> torch.Tensor:

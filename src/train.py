@@ -131,18 +131,18 @@ def _say_what_is_rare(classes: list[str], counts: np.ndarray, val_targets: np.nd
     names = np.array(classes)
     held = val_targets.sum(axis=0)
     for which, what in (
-        (counts == 0, "no training image; their columns stay and are never answered"),
-        (counts == 1, "one training image"),
-        ((counts > 0) & (held == 0), "no validation image; they are left out of the validation score's mean"),
+        (counts == 0, "without training images (their columns stay, and are never answered)"),
+        (counts == 1, "with one training image"),
+        ((counts > 0) & (held == 0), "without validation images (left out of the validation score's mean)"),
     ):
         if which.any():
-            print(f"note: {which.sum()} classes have {what}: {some(names[which], 20)}")
+            print(f"note: classes {what}: {some(names[which], 20)}")
 
 
 def main(argv: list[str]) -> None:
     config, task, source, run = opened(argv, "Train one configuration.")
     train(config, task, source, run)
-    print(f"wrote {shown(run / 'val_logits.npz')}")
+    print(f"validation logits: {shown(run / 'val_logits.npz')}")
 
 
 if __name__ == "__main__":

@@ -69,7 +69,16 @@ def test_the_main_job_leaves_what_it_promises(done, made, home, call):
     held_out = json.loads((run / "report.json").read_text())["held_out"]["score"]
     scored = call("score", home / "submissions/done.csv", made / "solution.csv")
     assert scored.out.splitlines()[-1] == f"score {held_out:.6f}"
-    assert call("score", run).code == 0
+
+    # the run's own score is that of a CSV of its validation answers
+    truth, said = home / "truth.csv", home / "said.csv"
+    with np.load(run / "val_logits.npz") as raw:
+        temperature = json.loads((run / "calibration.json").read_text())["rules"]["temperature"]["temperature"]
+        z = raw["logits"].astype(float) / temperature
+        p = (np.exp(z) / np.exp(z).sum(-1, keepdims=True)).mean(0)
+    for path, rows in ((truth, val.targets.astype(int)), (said, np.eye(20, dtype=int)[np.where(val.counts > 0, p, -1).argmax(1)])):
+        path.write_text("\n".join([",".join(["id", *classes]), *(f"{i},{','.join(map(str, row))}" for i, row in zip(val.ids, rows))]) + "\n")
+    assert call("score", run).out == call("score", said, truth).out
 
 
 def test_the_choice_metric_is_the_unflipped_argmax(done, home):
@@ -144,6 +153,14 @@ def test_a_finished_run_is_not_trained_again(done, made, home, call, monkeypatch
     assert outputs(home, "done") == before
 
 
+def test_another_rule_or_temperature_needs_no_training(done, made, home, call):
+    said = call("main", "modelB", "--data", made, *TINY, "name=done", "temperature=1.2", "rule=argmax")
+    assert said.code == 0 and "is trained already" in said.out
+    calibration = json.loads((home / "runs/done/calibration.json").read_text())["rules"]["temperature"]
+    assert calibration["temperature"] == 1.2 and not calibration["tuned"]
+    assert json.loads((home / "runs/done/run.json").read_text())["config"]["rule"] == "argmax"
+
+
 def test_the_stages_alone_give_the_same_files(done, made, home, call):
     assert call("train", "modelB", "--data", made, *TINY, "name=alone").code == 0
     run = home / "runs/alone"
@@ -198,7 +215,7 @@ def test_classes_without_images_and_unreadable_ones(tiny, home, call):
     (tiny / "images" / broken).write_bytes(b"not an image")
     said = call("main", "modelB", "--data", tiny, *TINY, "drop_unreadable=true", "name=holes")
     assert said.code == 0, said.err
-    assert broken in said.err and "1 classes have no training image" in said.out and "Hernia" in said.out
+    assert broken in said.err and "without training images (their columns stay, and are never answered): Hernia" in said.out
     assert not labels.read_one_hot(home / "submissions/holes.csv").targets[:, hernia - 1].any()
     about = json.loads((home / "runs/holes/run.json").read_text())
     assert about["counts"][hernia - 1] == 0 == about["prior"][hernia - 1]

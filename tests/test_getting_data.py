@@ -1,0 +1,126 @@
+"""Where data is looked for, the download through a stand-in for the Kaggle client, and the list that run.sh prints."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, SHARED, needs_shared
+
+import kaggle_client
+import labels
+import locate
+from errors import UserError
+
+SLUG = "26-t-1-dl-gen-ainppe-1"
+
+
+def data_set(folder: Path, nested=False) -> Path:
+    (folder / "images" / "images" if nested else folder / "images").mkdir(parents=True)
+    for name in locate.MARKERS:
+        (folder / name).write_text("id\n")
+    return folder
+
+
+def test_the_order_of_places(tmp_path, home, monkeypatch):
+    monkeypatch.setattr(locate, "KAGGLE_INPUT", tmp_path / "input")
+    assert locate.find(None, SLUG) is None
+    deep = data_set(tmp_path / "input/some/where", nested=True)
+    assert locate.find(None, SLUG).images == deep / "images/images"
+    for place in (tmp_path / "input" / SLUG, tmp_path / "input/competitions" / SLUG, home / "data" / SLUG, tmp_path / "env"):
+        data_set(place)
+        if place.name == "env":
+            monkeypatch.setenv("CXR_DATA", str(place))
+        assert locate.find(None, SLUG).folder == place
+    assert locate.find(str(deep), SLUG).folder == deep
+
+
+def test_kaggle_mounts_that_say_nothing_or_too_much(tmp_path, monkeypatch):
+    monkeypatch.setattr(locate, "KAGGLE_INPUT", tmp_path / "input")
+    (tmp_path / "input/other").mkdir(parents=True)
+    with pytest.raises(UserError, match="is the competition .* attached, and are its rules accepted"):
+        locate.find(None, SLUG)
+    data_set(tmp_path / "input/one"), data_set(tmp_path / "input/two")
+    with pytest.raises(UserError, match="several folders"):
+        locate.find(None, SLUG)
+
+
+@pytest.fixture
+def client(tmp_path, monkeypatch):
+    """A `kaggle` program beside a pretended Python; its body is given by the test."""
+    def install(body: str) -> None:
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        program = tmp_path / "bin/kaggle"
+        program.write_text(f"#!{sys.executable}\nimport sys, zipfile\nslug, folder = sys.argv[4], sys.argv[6]\nassert sys.argv[1:3] == ['competitions', 'download']\n{body}\n")
+        program.chmod(0o755)
+        monkeypatch.setattr(kaggle_client.sys, "executable", str(tmp_path / "bin/python"))
+    return install
+
+
+ZIP = "z = zipfile.ZipFile(f'{folder}/{slug}.zip', 'w')\n"
+
+
+def test_download_unpacks_and_is_found(client, home):
+    client(ZIP + "[z.writestr(name, 'id\\n') for name in ('train.csv', 'test.csv', 'images/a.png')]; z.close()")
+    folder = kaggle_client.download(SLUG)
+    assert folder == home / "data" / SLUG and locate.find(None, SLUG).folder == folder
+    assert [path.name for path in (home / "data").iterdir()] == [SLUG]
+
+
+@pytest.mark.parametrize(("body", "sentence"), [
+    ("print('403 Client Error: Forbidden'); sys.exit(1)", f"accept the rules at https://www.kaggle.com/competitions/{SLUG}/rules"),
+    ("pass", "it said nothing"),
+    (ZIP + "z.writestr('../evil.txt', 'x'); z.close()", "lead out of its folder"),
+    ("open(f'{folder}/{slug}.zip', 'wb').write(b'PK' * 50)", "is damaged"),
+])
+def test_a_download_that_fails_leaves_nothing(client, home, body, sentence):
+    client(body)
+    with pytest.raises(UserError, match=sentence):
+        kaggle_client.download(SLUG)
+    assert not list((home / "data").iterdir()) and not list(home.rglob("evil.txt"))
+
+
+def test_a_damaged_file_in_the_archive_is_noticed(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("train.csv", "id\n" * 100)
+    raw = bytearray((tmp_path / "a.zip").read_bytes())
+    raw[60] ^= 0xFF
+    (tmp_path / "a.zip").write_bytes(raw)
+    with pytest.raises(UserError, match="is damaged"):
+        kaggle_client._unzip(tmp_path / "a.zip", tmp_path / "out")
+
+
+def test_credentials_are_looked_for_where_the_client_looks(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    assert not kaggle_client.has_credentials()
+    (tmp_path / ".kaggle").mkdir()
+    (tmp_path / ".kaggle/kaggle.json").write_text("{}")
+    assert kaggle_client.has_credentials()
+
+
+def test_run_sh_lists_its_commands_and_refuses_others():
+    listed = subprocess.run([ROOT / "run.sh"], capture_output=True, text=True, check=True).stdout
+    for verb in ("modelA", "modelB", "train", "predict", "tune", "decide", "score", "make-demo", "test"):
+        assert verb in listed
+    refused = subprocess.run([ROOT / "run.sh", "modelZ"], capture_output=True, text=True)
+    assert refused.returncode == 2 and "unknown command 'modelZ'" in refused.stderr
+
+
+@needs_shared
+def test_the_real_competition_files(tmp_path):
+    """17,015 test rows against a 10-row sample: a submission of the sample's length is refused."""
+    import files
+
+    real = SHARED / "data/competition_real"
+    test_ids, head = labels.read_ids(real / "test.csv"), labels.read_one_hot(real / "train_head20.csv")
+    assert len(test_ids) == 17015 and len(head.classes) == 20 and head.classes[-1] == "No Finding"
+    with pytest.raises(UserError, match="10 rows where test.csv has 17015"):
+        files.validate_submission(real / "sample_submission.csv", test_ids, head.classes)
+
+
+@needs_shared
+def test_the_real_sample_set_keeps_its_empty_classes():
+    table = labels.read_competition(SHARED / "data/nih_sample").train
+    counts = table.targets.sum(axis=0)
+    assert len(table.ids) == 752 and (counts == 0).sum() == 5 and counts[table.classes.index("No Finding")] == 450
