@@ -5,6 +5,7 @@ The first import of every verb, so that Ctrl-C is quiet even while heavier modul
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Callable
 
@@ -37,6 +38,9 @@ def command(main: Callable[[list[str]], None], argv: list[str] | None = None) ->
         return _say(str(error), 2)
     except KeyboardInterrupt:
         return _say(INTERRUPTED, 130)
+    except BrokenPipeError:  # the reader, such as `| head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         if error.errno in FULL_DISK:
             return _say(f"no space left while writing {error.filename or 'a file'}: free some and run the same command again", 2)

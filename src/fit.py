@@ -27,7 +27,10 @@ def fit(net: Net, batches: DataLoader, validation: DataLoader, counts: np.ndarra
     early stopping, but its best epoch may be the one that is kept. Goes on from last.pt when the run has one.
     """
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, task.mode, factor=config.lr_factor, patience=config.lr_patience)
+    # the default threshold is relative, and takes a slightly worse negative score for a better one
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, task.mode, factor=config.lr_factor, patience=config.lr_patience, threshold=0, threshold_mode="abs"
+    )
     scaler = machine.scaler()
     parts = {"model": net, "optimizer": optimizer, "plateau": plateau, "scaler": scaler}
     sign = 1 if task.mode == "max" else -1

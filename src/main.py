@@ -28,11 +28,11 @@ def main(argv: list[str]) -> None:
     prepared = train.train(config, task, source, run)
     if not _predicted(run / "test_logits.npz", prepared.test_ids):
         predict.predict(run, prepared)
-    run.save(config=config.model_dump())  # the rule and the temperature may be new
     with run.timed("decide"):
         val, test = read_logits(run / "val_logits.npz"), read_logits(run / "test_logits.npz")
         calibration = tune.tune(task, val, run / "calibration.json", None if config.temperature == "tune" else config.temperature)
         answered = decide.decide(task, test, calibration, config.rule, submission, read_ids(source.folder / "test.csv"))
+    run.save(config=config.model_dump())  # the rule and the temperature may be new
 
     fold = score.score_run(run.folder)
     report = {

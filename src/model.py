@@ -77,6 +77,8 @@ def build(config: Config, classes: int, weights: str | None = None) -> Net:
             file=sys.stderr,
         )
     cfg = body.pretrained_cfg
+    if cfg.get("fixed_input_size") and cfg["input_size"][1] != config.size:
+        raise UserError(f"model = {config.model!r} takes images of {cfg['input_size'][1]} pixels only: set size={cfg['input_size'][1]}")
     features = getattr(body, "head_hidden_size", body.num_features)
     return Net(body, features, classes, config.dropout, cfg["mean"], cfg["std"]).to(memory_format=torch.channels_last)
 
@@ -112,7 +114,7 @@ def _load(body: nn.Module, path: Path) -> None:
         state = timm.models.load_state_dict(str(path))
     except Exception as error:  # pickle, zip, JSON and safetensors errors: each means that this is no weights file
         raise UserError(f"weights = {shown(path)} is no readable .safetensors or .pth file ({type(error).__name__})") from error
-    own = body.state_dict()
+    own = {key: value for key, value in body.state_dict().items() if not key.endswith("num_batches_tracked")}
     missing = [key for key in own if key not in state]
     wrong = [key for key in own if key in state and own[key].shape != state[key].shape]
     if missing or wrong:
@@ -120,4 +122,4 @@ def _load(body: nn.Module, path: Path) -> None:
             f"weights = {shown(path)} belongs to another network than {body.pretrained_cfg['architecture']}: "
             f"{len(missing)} tensors are missing and {len(wrong)} have another shape ({some(missing + wrong, 3)})"
         )
-    body.load_state_dict({key: state[key] for key in own})
+    body.load_state_dict({key: state[key] for key in own}, strict=False)  # but for the counters, each key was checked

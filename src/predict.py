@@ -37,6 +37,7 @@ def predict(run: Run, prepared: Prepared) -> None:
         logits = infer.logits(net, batches, config.views, machine, "predicting")
     content = Logits(prepared.test_ids, logits, unknown, classes, np.array(about["counts"]), about["rows"], np.array(about["prior"]))
     write_logits(run / "test_logits.npz", content)
+    run.save()
 
 
 def main(argv: list[str]) -> None:

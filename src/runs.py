@@ -36,12 +36,12 @@ class Run:
 
     @contextmanager
     def timed(self, stage: str):
-        """Add the seconds inside to the run's timing of `stage`."""
+        """Add the seconds inside to the run's timing of `stage`; the next `save` writes it."""
         start = time.monotonic()
         yield
         timings = dict(self.about.get("timings", {}))
         timings[stage] = round(timings.get(stage, 0.0) + time.monotonic() - start, 1)
-        self.save(timings=timings)
+        self.about["timings"] = timings
 
     def save_checkpoint(self, name: str, content: dict) -> None:
         buffer = io.BytesIO()  # torch.save to a path raises a RuntimeError on a full disk, and keeps half a file

@@ -70,7 +70,7 @@ def train(config: Config, task: Task, source: Source, run: Run) -> Prepared:
         print(f"{shown(run.folder)} is trained already; its best epoch is {run.about['best_epoch']}")
         return prepared
 
-    held_out = _split(run, table, task, config)
+    held_out = _held_out(run, table, task, config)
     targets, val_targets = table.targets[~held_out], table.targets[held_out]
     counts = targets.sum(axis=0).astype(int)
     _say_what_is_rare(table.classes, counts, val_targets)
@@ -82,6 +82,8 @@ def train(config: Config, task: Task, source: Source, run: Run) -> Prepared:
         normalisation={"mean": net.mean.flatten().tolist(), "std": net.std.flatten().tolist()},
         versions=runs.versions(), commit=runs.commit(), machine=str(machine), state="training",
     )
+    parts = np.where(held_out, "validation", "training")
+    write_rows(run / "folds.csv", [{"id": name, "part": part} for name, part in zip(table.ids, parts, strict=True)])
     print(f"{run.folder.name}: {config.model} on {len(targets)} images, {held_out.sum()} to validate, {len(table.classes)} classes; {machine}", flush=True)
 
     net = machine.place(net)
@@ -108,11 +110,11 @@ def _check_same_data(run: Run, table: Table) -> None:
 
 def _digest(table: Table) -> str:
     """A fingerprint of the labelled rows: their ids, their labels and the classes."""
-    return hashlib.sha256(json.dumps([table.classes, table.ids.tolist(), table.targets.argmax(axis=1).tolist()]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([table.classes, table.ids.tolist()]).encode() + table.targets.tobytes()).hexdigest()[:16]
 
 
-def _split(run: Run, table: Table, task: Task, config: Config) -> np.ndarray:
-    """The validation rows, bool [N]: those of the run's folds.csv, made when it has none."""
+def _held_out(run: Run, table: Table, task: Task, config: Config) -> np.ndarray:
+    """The validation rows, bool [N]: those of the run's folds.csv, chosen when it has none."""
     path = run / "folds.csv"
     if path.is_file():
         with open(path, newline="") as file:
@@ -123,7 +125,6 @@ def _split(run: Run, table: Table, task: Task, config: Config) -> np.ndarray:
     held_out = task.split(task.strata(table.targets), config.val_fraction, config.seed)
     if not held_out.any() or held_out.all():
         raise UserError(f"{len(table.ids)} images with val_fraction = {config.val_fraction} leave {held_out.sum()} to validate: use more images")
-    write_rows(path, [{"id": name, "part": "validation" if held else "training"} for name, held in zip(table.ids, held_out, strict=True)])
     return held_out
 
 

@@ -67,6 +67,7 @@ SETTINGS = [
     (["weights=imagenet"], "weights=FILE"),
     (["val_fraction=0.001"], "leave 0 to validate: use more images"),
     (["limit=3"], "to validate: use more images"),
+    (["model=vit_tiny_patch16_224", "size=64"], "takes images of 224 pixels only: set size=224"),
     (["--colour"], "unrecognized arguments: --colour"),
 ]
 if not torch.cuda.is_available():
@@ -81,7 +82,7 @@ def test_settings(given, sentence, made, home, call, monkeypatch, tmp_path):
     monkeypatch.setattr(model.huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(model.huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     check(call("main", "modelB", "--data", made, *TINY, *given), sentence, home)
-    assert not (home / "runs").exists() or not list((home / "runs").rglob("*.pt"))
+    assert not (home / "runs").exists()  # so the same name may be used once the mistake is mended
 
 
 def check(said, sentence: str, home: Path) -> None:
