@@ -52,7 +52,7 @@ def fit(net: Net, batches: DataLoader, validation: DataLoader, counts: np.ndarra
         batches.sampler.epoch = epoch
         start = time.monotonic()
         train_loss, speed = train_epoch(net, batches, optimizer, scaler, task, config, machine, f"epoch {epoch + 1}/{config.epochs}")
-        seen = infer.logits(net, validation, ["original"], machine, "validation")[0]
+        seen = infer.logits(net, validation, config.views[:1], machine, "validation")[0]
         targets = validation.dataset.targets
         val_loss = LOSSES[task.loss](torch.from_numpy(seen), torch.from_numpy(targets), config.label_smoothing).item()
         if not (math.isfinite(train_loss) and np.isfinite(seen).all()):

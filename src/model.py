@@ -53,12 +53,11 @@ class Net(nn.Module):
         return self
 
 
-def build(config: Config, classes: int, weights: str | None = None) -> Net:
-    """The configuration's network. `weights` overrides its starting weights ("none" when a checkpoint follows).
+def build(config: Config, classes: int, weights: str) -> Net:
+    """The configuration's network, starting from `weights`: imagenet, none (random, or a checkpoint follows), or a file.
 
     Raises UserError for an unknown model name, or weights that are missing, unfetchable or of another network.
     """
-    weights = weights or config.weights
     if not timm.is_model(config.model):
         near = timm.list_models(f"*{config.model.split('.')[0].split('_')[0]}*")[:5]
         raise UserError(f"model = {config.model!r} is no timm model" + (f"; there are {some(near)}" if near else ""))

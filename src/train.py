@@ -61,12 +61,14 @@ def train(config: Config, task: Task, source: Source, run: Run) -> Prepared:
     """Train, or go on where the run stopped, and write val_logits.npz of the best epoch. Returns the prepared data."""
     machine = machinery.pick(config)
     found = prepare.tables(source, task, config)
-    net = model.build(config, len(found.train.classes))  # before packing: weights that are missing are said at once
+    trained = run.about.get("state") == "trained" and (run / "best.pt").is_file() and (run / "val_logits.npz").is_file()
+    if not trained:  # before packing, so that missing weights are said at once; a run that goes on has its own
+        net = model.build(config, len(found.train.classes), "none" if (run / "last.pt").is_file() else config.weights)
     with run.timed("prepare"):
         prepared = prepare.images(source, found, config)
     table = prepared.train
     _check_same_data(run, table)
-    if run.about.get("state") == "trained":
+    if trained:
         print(f"{shown(run.folder)} is trained already; its best epoch is {run.about['best_epoch']}")
         return prepared
 

@@ -37,7 +37,7 @@ def step(net) -> None:
 @pytest.mark.parametrize("name", BODIES)
 def test_a_frozen_body_rests_and_its_head_learns(name):
     """Not a weight, not a norm statistic and not a dropout mask of the body moves; weight decay leaves it alone too."""
-    net = model.build(config(name, "dropout=0.5"), 5)
+    net = model.build(config(name, "dropout=0.5"), 5, "none")
     before = {key: value.clone() for key, value in net.state_dict().items()}
     net.freeze(True)
     step(net)
@@ -51,7 +51,7 @@ def test_a_frozen_body_rests_and_its_head_learns(name):
 
 @pytest.mark.parametrize("name", BODIES)
 def test_an_unfrozen_body_learns(name):
-    net = model.build(config(name), 5)
+    net = model.build(config(name), 5, "none")
     net.freeze(True)
     net.freeze(False)
     before = {key: value.clone() for key, value in net.state_dict().items() if key.startswith("body.")}
@@ -61,7 +61,7 @@ def test_an_unfrozen_body_learns(name):
 
 
 def test_grey_becomes_three_normalised_channels():
-    net = model.build(config(), 5)
+    net = model.build(config(), 5, "none")
     seen = []
     net.body.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     batch = images()
@@ -72,9 +72,9 @@ def test_grey_becomes_three_normalised_channels():
 
 
 def test_normalisation_travels_in_the_checkpoint():
-    net = model.build(config(), 5)
+    net = model.build(config(), 5, "none")
     net.mean += 0.25
-    other = model.build(config(), 5)
+    other = model.build(config(), 5, "none")
     other.load_state_dict(net.state_dict())
     assert torch.equal(other.mean, net.mean)
 
@@ -121,7 +121,7 @@ def test_cross_entropy_is_the_formula():
 def test_bf16_on_a_cpu_stays_near_float32(name):
     """Depthwise convolutions leave autocast on a CPU; outputs and gradients stay those of the same network."""
     torch.manual_seed(0)
-    net = model.build(config(name), 5)
+    net = model.build(config(name), 5, "none")
     plain = net.eval()(images())
     cpu = Machine(torch.device("cpu"), torch.bfloat16, 0)
     placed = cpu.place(net)
@@ -133,7 +133,7 @@ def test_bf16_on_a_cpu_stays_near_float32(name):
 
 
 def test_flip_view_is_the_logits_of_the_mirror():
-    net = model.build(config(), 5)
+    net = model.build(config(), 5, "none")
     batch = images()
     loader = torch.utils.data.DataLoader([(image, torch.zeros(1)) for image in batch], batch_size=3)
     cpu = Machine(torch.device("cpu"), torch.float32, 0)
@@ -180,7 +180,7 @@ def test_every_random_generator_goes_on_where_it_was():
 def test_half_precision_path_trains():
     """The fp16 branch with its scaler, on the CPU: gradients are unscaled before clipping and the weights move."""
     cpu = Machine(torch.device("cpu"), torch.float16, 0)
-    net, scaler = model.build(config("test_resnet"), 5), cpu.scaler()
+    net, scaler = model.build(config("test_resnet"), 5, "none"), cpu.scaler()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
     before = net.head[1].weight.clone()
     for _ in range(5):  # the first steps may be skipped while the scale comes down

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
+import timm
 import torch
 from conftest import ROOT, TINY
 
@@ -150,6 +152,20 @@ def test_a_finished_run_is_not_trained_again(done, made, home, call, monkeypatch
     monkeypatch.setattr(main.predict, "predict", lambda *_: pytest.fail("predicted again"))
     said = call("main", "modelB", "--data", made, *TINY, "name=done")
     assert said.code == 0 and "is trained already" in said.out and "reused" in said.out
+    assert outputs(home, "done") == before
+
+
+def test_what_was_deleted_from_a_finished_run_is_made_again(made, home, call, monkeypatch, tmp_path):
+    """Without training again, and without the weights it once started from."""
+    weights = tmp_path / "start.safetensors"
+    safetensors.torch.save_file(timm.create_model("test_convnext").state_dict(), weights)
+    command = ["main", "modelB", "--data", made, *TINY, "epochs=2", f"weights={weights}", "name=done"]
+    assert call(*command).code == 0
+    before = outputs(home, "done")
+    for path in (weights, *(home / "runs/done" / name for name in ("val_logits.npz", "test_logits.npz", "calibration.json", "folds.csv"))):
+        path.unlink()
+    monkeypatch.setattr(train.fit, "train_epoch", lambda *_: pytest.fail("trained again"))
+    assert call(*command).code == 0
     assert outputs(home, "done") == before
 
 
