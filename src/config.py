@@ -95,9 +95,17 @@ def load(name: str, overrides: Sequence[str] = (), synthetic: bool = False, demo
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise UserError(f"{override!r} is not understood: settings are given as key=value, for example lr=5e-5")
-        values[key] = yaml.safe_load(text) if text.startswith("[") else text
+        try:
+            values[key] = yaml.safe_load(text) if text.startswith("[") else text
+        except yaml.YAMLError as error:
+            raise UserError(f"{override!r} is not understood: a list is written [one, two]") from error
         origin[key] = f"the command line ({override})"
     return _checked(values, origin)
+
+
+def of_run(about: dict) -> Config:
+    """The configuration that a run.json holds. Raises UserError when this version does not know one of its keys."""
+    return _checked(about["config"], {"name": "run.json", **dict.fromkeys(about["config"], "run.json")})
 
 
 def _read(path: Path) -> dict:

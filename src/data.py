@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import time
+import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -32,10 +33,11 @@ CHUNK = 64  # images a thread decodes before it reports
 
 @dataclass(frozen=True)
 class Pack:
-    """Packed images: `array` is a .npy file of uint8 [N, S, S]; row i is the image of `ids[i]` (sorted)."""
+    """Packed images: `array` is a .npy file of uint8 [N, S, S]; row i is the image of `ids[i]` (sorted), `sums[i]` its CRC-32."""
 
     array: Path
     ids: np.ndarray
+    sums: np.ndarray
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """The row of every id, int [n]."""
@@ -43,31 +45,47 @@ class Pack:
         assert (self.ids[rows] == ids).all(), "ids that were never packed"
         return rows
 
+    def fingerprint(self, ids: np.ndarray) -> str:
+        """A hash of these ids and of their packed pixels."""
+        return hashlib.sha256(json.dumps([list(map(str, ids)), self.sums[self.rows(ids)].tolist()]).encode()).hexdigest()[:16]
+
 
 def pack(images: Path, ids: Iterable[str], size: int, crop: str = "none") -> tuple[Pack, dict[str, str]]:
-    """Decode the images of `ids` to size × size, or reuse what an earlier call with the same ids, size and crop packed.
+    """Decode the images of `ids` to size × size, or reuse what an earlier call with the same arguments packed.
 
     Returns the pack and, for every image that could not be read, the reason. Stopped half-way, the next call goes on:
     each row remembers the size and time of the file it was made from, so a file that was mended is decoded again.
     Resizing ignores the aspect ratio, as both documents do; 16-bit, colour and palette images become 8-bit grey.
     """
     ids = np.unique(np.asarray(ids, dtype=str))
-    key = hashlib.sha256(json.dumps([size, crop, *ids.tolist()]).encode()).hexdigest()[:16]
+    # the folder too: another one's images under the same ids must not be written into a pack that somebody trains from
+    key = hashlib.sha256(json.dumps([str(images.resolve()), size, crop, *ids.tolist()]).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("CXR_CACHE") or home() / "data" / "packed") / key
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two runs on the same images: the second waits and reuses
-        array = _reserved(folder / "images.npy", (len(ids), size, size), np.uint8)
-        stamps = _reserved(folder / "stamps.npy", (len(ids), 2), np.int64)
+        parts = {folder / "images.npy": ((len(ids), size, size), np.uint8), folder / "stamps.npy": ((len(ids), 3), np.int64)}
+        if not all(_usable(path, *form) for path, form in parts.items()):  # one without the other is worth nothing
+            for path in parts:
+                path.unlink(missing_ok=True)
+            for path, form in parts.items():
+                _reserve(path, *form)
+        array, stamps = (np.lib.format.open_memmap(path, mode="r+") for path in parts)
         write_json(folder / "pack.json", {"images": len(ids), "size": size, "crop": crop, "source": str(images)})
         failed = _fill(images, ids, array, stamps)
-    return Pack(folder / "images.npy", ids), failed
+        return Pack(folder / "images.npy", ids, stamps[:, 2].copy()), failed
 
 
-def _reserved(path: Path, shape: tuple[int, ...], kind: type) -> np.memmap:
-    """Open a .npy array for writing; a new one has all its disk space reserved, for a full disk kills a mapping's writer."""
-    if path.is_file():
-        return np.lib.format.open_memmap(path, mode="r+")
+def _usable(path: Path, shape: tuple[int, ...], kind: type) -> bool:
+    try:
+        found = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):  # absent, empty or cut short
+        return False
+    return found.shape == shape and found.dtype == kind
+
+
+def _reserve(path: Path, shape: tuple[int, ...], kind: type) -> None:
+    """Make a .npy array of zeros with all its disk space reserved: a disk that fills up later kills a mapping's writer."""
     needed = int(np.prod(shape)) * np.dtype(kind).itemsize
     free = shutil.disk_usage(path.parent).free
     if needed > free:
@@ -77,18 +95,21 @@ def _reserved(path: Path, shape: tuple[int, ...], kind: type) -> np.memmap:
         with open(part, "r+b") as file:
             if hasattr(os, "posix_fallocate"):  # macOS has none
                 os.posix_fallocate(file.fileno(), 0, os.path.getsize(part))
-    return np.lib.format.open_memmap(path, mode="r+")
 
 
 def _fill(images: Path, ids: np.ndarray, array: np.memmap, stamps: np.memmap) -> dict[str, str]:
-    """Decode every row whose file is not the one it was made from; returns the reasons of those that failed."""
+    """Decode every row whose file is not the one it was made from; returns the reasons of those that failed.
+
+    A row of `stamps` is the time of its file, the file's size + 1 (0: nothing yet), and the CRC-32 of the packed pixels.
+    """
     row_of = {str(name): row for row, name in enumerate(ids)}
     current = np.zeros((len(ids), 2), np.int64)
     for entry in os.scandir(images):
         if entry.name in row_of and entry.is_file():
-            current[row_of[entry.name]] = entry.stat().st_mtime_ns, entry.stat().st_size
-    failed = {str(ids[row]): "missing" for row in np.flatnonzero(current[:, 0] == 0)}
-    stale = np.flatnonzero((current[:, 0] != 0) & (stamps != current).any(axis=1))
+            current[row_of[entry.name]] = entry.stat().st_mtime_ns, entry.stat().st_size + 1
+    failed = {str(ids[row]): "missing" for row in np.flatnonzero(current[:, 1] == 0)}
+    stale = np.flatnonzero((current[:, 1] != 0) & (stamps[:, :2] != current).any(axis=1))
+    stamps[stale] = 0
     if not len(stale):
         if not failed:
             print(f"packed images: {len(ids)} at {array.shape[1]}×{array.shape[1]}, reused")
@@ -115,7 +136,7 @@ def _fill(images: Path, ids: np.ndarray, array: np.memmap, stamps: np.memmap) ->
             for job in as_completed(jobs):
                 reasons = job.result()
                 done = np.array([row for row in jobs[job] if row not in reasons], int)
-                stamps[done] = current[done]
+                stamps[done] = np.column_stack([current[done], [zlib.crc32(array[row]) for row in done]]) if len(done) else 0
                 failed |= {str(ids[row]): reason for row, reason in reasons.items()}
                 bar.update(len(jobs[job]))
     finally:

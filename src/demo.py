@@ -6,15 +6,19 @@ The signs are cartoons: a network that learns them has shown that the kit works,
 """
 
 import csv
+import fcntl
 import hashlib
 import json
+import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 from errors import UserError
 from files import shown, write_json
@@ -276,46 +280,46 @@ def make(folder: Path, images: int = IMAGES, size: int = SIZE, seed: int = SEED)
 
     The same arguments give the same files. `folder` appears only when it is whole. Raises UserError when it exists.
     """
+    folder = folder.resolve()
     if images < 60:
         raise UserError(f"a demo set needs at least 60 images for its {len(SIGNS)} classes, not {images}")
     if not 32 <= size <= 2048:
         raise UserError(f"a demo image is 32 to 2048 pixels wide, not {size}")
+    if seed < 0:
+        raise UserError(f"a seed is 0 or more, not {seed}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{shown(folder)} exists already and is not empty: name a new folder, or delete it")
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    (part / "images").mkdir(parents=True)
     classes = list(SIGNS)
     truth = np.repeat(np.arange(len(classes)), class_counts(images))
     in_test = np.concatenate([np.arange(n) < max(1, round(TEST_SHARE * n)) for n in class_counts(images)])
     ids = [hashlib.md5(f"{seed} {number}".encode()).hexdigest() + ".png" for number in range(images)]
     order = np.random.default_rng((seed, images)).permutation(images)
+    onehot = np.eye(len(classes), dtype=int)
+    labelled = [[ids[number], *onehot[truth[number]]] for number in order]
+    train, test = ([row for row, number in zip(labelled, order, strict=True) if in_test[number] == part] for part in (False, True))
+    nothing = onehot[classes.index(NO_FINDING)]
 
-    def draw(number: int) -> None:
-        picture = radiograph([classes[truth[number]]], size, np.random.default_rng((seed, number)))
-        (part / "images" / ids[number]).write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+        part = Path(scratch) / "set"
+        (part / "images").mkdir(parents=True)
 
-    try:
+        def draw(number: int) -> None:
+            picture = radiograph([classes[truth[number]]], size, np.random.default_rng((seed, number)))
+            (part / "images" / ids[number]).write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+
         with ThreadPoolExecutor() as pool:
-            list(pool.map(draw, range(images)))
-        onehot = np.eye(len(classes), dtype=int)[truth]
-        labelled = {number: [ids[number], *onehot[number]] for number in order}
-        train, test = [n for n in order if not in_test[n]], [n for n in order if in_test[n]]
-        nothing = np.eye(len(classes), dtype=int)[classes.index(NO_FINDING)]
+            list(tqdm(pool.map(draw, range(images)), "drawing", images, unit="img", leave=False, disable=None))
         for name, header, rows in (
-            ("train.csv", classes, [labelled[n] for n in train]),
-            ("solution.csv", classes, [labelled[n] for n in test]),
-            ("test.csv", [], [[ids[n]] for n in test]),
-            ("sample_submission.csv", classes, [[ids[n], *nothing] for n in test[:10]]),
+            ("train.csv", classes, train),
+            ("solution.csv", classes, test),
+            ("test.csv", [], [row[:1] for row in test]),
+            ("sample_submission.csv", classes, [[row[0], *nothing] for row in test[:10]]),
         ):
             with open(part / name, "w", newline="", encoding="utf-8") as file:
                 csv.writer(file, lineterminator="\n").writerows([["id", *header], *rows])
         write_json(part / "demo.json", recipe(images, size, seed))
-        if folder.exists():
-            folder.rmdir()
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        os.replace(part, folder)  # an empty folder may stand there
 
 
 def recipe(images: int = IMAGES, size: int = SIZE, seed: int = SEED) -> dict:
@@ -325,13 +329,16 @@ def recipe(images: int = IMAGES, size: int = SIZE, seed: int = SEED) -> dict:
 
 def ensure(folder: Path) -> Path:
     """The default set in `folder`, made when it is not there or was made by another version of this file."""
-    try:
-        fresh = json.loads((folder / "demo.json").read_text()) == recipe()
-    except (OSError, ValueError):
-        fresh = False
-    if not fresh:
-        print(f"making {IMAGES} synthetic radiographs in {shown(folder)}", flush=True)
-        if (folder / "demo.json").is_file():  # an older set of ours; anything else in its place is left alone
-            shutil.rmtree(folder)
-        make(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_name(f".{folder.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of two first runs side by side, one makes it
+        try:
+            fresh = json.loads((folder / "demo.json").read_text()) == recipe()
+        except (OSError, ValueError):
+            fresh = False
+        if not fresh:
+            print(f"making {IMAGES} synthetic radiographs in {shown(folder)}", flush=True)
+            if (folder / "demo.json").is_file():  # an older set of ours; anything else in its place is left alone
+                shutil.rmtree(folder)
+            make(folder)
     return folder

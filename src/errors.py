@@ -44,13 +44,13 @@ def command(main: Callable[[list[str]], None], argv: list[str] | None = None) ->
     except OSError as error:
         if error.errno in FULL_DISK:
             return _say(f"no space left while writing {error.filename or 'a file'}: free some and run the same command again", 2)
-        if isinstance(error, PermissionError):
-            return _say(f"{error.filename}: permission denied; choose a folder you may write to (CXR_HOME=DIR)", 2)
-        raise
+        if error.filename is None:
+            raise
+        return _say(f"{error.filename}: {error.strerror}; if it is a place to write to, CXR_HOME=DIR chooses another", 2)
     return 0
 
 
-INTERRUPTED = "interrupted; the same command goes on from the last finished epoch"
+INTERRUPTED = "interrupted; run the same command again: training goes on after its last finished epoch"
 
 
 def _say(sentence: str, code: int) -> int:

@@ -35,6 +35,8 @@ def shown(path: Path) -> str:
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; renamed to it on success, removed on any failure (Ctrl-C too)."""
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise UserError(f"{shown(path)} is no regular file: name one to write to")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     try:
@@ -85,7 +87,11 @@ def read_run(folder: Path) -> dict:
     folder = Path(folder)
     if not (folder / "run.json").is_file():
         raise UserError(f"{shown(folder)} is no run folder: it has no run.json (a run is made by `./run.sh modelB`)")
-    return read_json(folder / "run.json")
+    about = read_json(folder / "run.json")
+    missing = [key for key in ("config", "data", "classes", "counts", "rows", "prior", "state") if key not in about]
+    if missing:
+        raise UserError(f"{shown(folder / 'run.json')} lacks {some(missing)}: delete {shown(folder)} and make the run again")
+    return about
 
 
 @dataclass(frozen=True)
@@ -142,24 +148,28 @@ def read_logits(path: Path) -> Logits:
 
 def write_submission(path: Path, ids: Sequence[str], classes: Sequence[str], answers: np.ndarray, test_ids: Sequence[str]) -> None:
     """Write one 1 a row, in `test.csv`'s order, after reading the file back and checking it against `test_ids`."""
-    header = ",".join(["id", *classes])
     onehot = np.eye(len(classes), dtype=int)[np.asarray(answers)]
-    lines = [header, *(f"{name},{','.join(map(str, row))}" for name, row in zip(ids, onehot, strict=True))]
     with atomic(path) as part:
-        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        validate_submission(part, test_ids, classes)
+        with open(part, "w", newline="", encoding="utf-8") as file:
+            rows = ([name, *row] for name, row in zip(ids, onehot.tolist(), strict=True))
+            csv.writer(file, lineterminator="\n").writerows([["id", *classes], *rows])
+        validate_submission(part, test_ids, classes, path.name)
 
 
-def validate_submission(path: Path, test_ids: Sequence[str], classes: Sequence[str]) -> None:
-    """Check header, ids in order, and exactly one 1 among 0s in every row. Raises UserError with the first fault."""
+def validate_submission(path: Path, test_ids: Sequence[str], classes: Sequence[str], name: str | None = None) -> None:
+    """Check header, ids in order, and exactly one 1 among 0s in every row. Raises UserError with the first fault.
+
+    `name` is what the fault calls the file.
+    """
+    name = name or path.name
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
     if not rows or rows[0] != ["id", *classes]:
-        raise UserError(f"the header of {path.name} is not that of train.csv: {some(rows[0] if rows else [])}")
+        raise UserError(f"the header of {name} is not that of train.csv: {some(rows[0] if rows else [])}")
     if len(rows) - 1 != len(test_ids):
-        raise UserError(f"{path.name} has {len(rows) - 1} rows where test.csv has {len(test_ids)}")
+        raise UserError(f"{name} has {len(rows) - 1} rows where test.csv has {len(test_ids)}")
     for number, (row, wanted) in enumerate(zip(rows[1:], test_ids, strict=True), start=2):
         if row[0] != wanted:
-            raise UserError(f"{path.name}, line {number}: id {row[0]} where test.csv has {wanted}")
+            raise UserError(f"{name}, line {number}: id {row[0]} where test.csv has {wanted}")
         if len(row) != len(classes) + 1 or sorted(row[1:]) != ["0"] * (len(classes) - 1) + ["1"]:
-            raise UserError(f"{path.name}, line {number}: not exactly one 1 among 0s")
+            raise UserError(f"{name}, line {number}: not exactly one 1 among 0s")

@@ -36,7 +36,7 @@ def fit(net: Net, batches: DataLoader, validation: DataLoader, counts: np.ndarra
     sign = 1 if task.mode == "max" else -1
     best, resting, history = -math.inf, 0, []
     if (run / "last.pt").is_file():
-        last = run.load_checkpoint("last.pt", machine.device)
+        last = run.load_checkpoint("last.pt", machine.device, [*parts, "best", "resting", "history", "random"])
         for name, part in parts.items():
             part.load_state_dict(last[name])
         best, resting, history = last["best"], last["resting"], last["history"]

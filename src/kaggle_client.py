@@ -16,13 +16,13 @@ RULES = "https://www.kaggle.com/competitions/{slug}/rules"
 
 
 def has_credentials() -> bool:
-    """Whether the official client would find a token or key, in the places and the order it looks in."""
+    """Whether the official client would find a token or key, in the places it looks in."""
     if os.environ.get("KAGGLE_API_TOKEN") or (os.environ.get("KAGGLE_USERNAME") and os.environ.get("KAGGLE_KEY")):
         return True
     places = [Path.home() / ".kaggle", Path.home() / ".config" / "kaggle"]
     if os.environ.get("KAGGLE_CONFIG_DIR"):
         places.insert(0, Path(os.environ["KAGGLE_CONFIG_DIR"]))
-    return any((place / name).is_file() for place in places for name in ("kaggle.json", "access_token"))
+    return any((place / name).is_file() for place in places for name in ("kaggle.json", "access_token", "access_token.txt", "credentials.json"))
 
 
 def download(slug: str) -> Path:

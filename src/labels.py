@@ -1,6 +1,7 @@
 """Label files: CSV to ids and float targets [N, C]. Class names are read from the header, never typed."""
 
 import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,22 +40,21 @@ def read_competition(folder: Path) -> Tables:
 
 def read_one_hot(path: Path) -> Table:
     """A CSV of `id` and one 0/1 column a class, exactly one 1 a row: train.csv, solution.csv or a submission."""
-    frame, ids = _read(path)
-    classes = [column for column in frame.columns if column != "id"]
+    header, ids, rows = _read(path)
+    classes = [column for column in header if column != "id"]
     if len(classes) < 2:
-        raise UserError(f"{shown(path)} needs a column for every class beside id; it has {some(frame.columns)}")
-    import pandas as pd
-
-    values = frame[classes].apply(pd.to_numeric, errors="coerce").to_numpy(float)
-    strange = ~np.isin(values, (0.0, 1.0))
+        raise UserError(f"{shown(path)} needs a column for every class beside id; it has {some(header)}")
+    at = header.index("id")
+    values = np.char.strip(np.array([row[:at] + row[at + 1 :] for row in rows]))
+    ones = np.isin(values, ("1", "1.0"))
+    strange = ~ones & ~np.isin(values, ("0", "0.0"))
     if strange.any():
         row, column = np.argwhere(strange)[0]
-        raise UserError(f"{shown(path)}, line {row + 2}, column {classes[column]}: {frame[classes[column]].iloc[row]!r} is neither 0 nor 1")
-    ones = values.sum(axis=1)
-    for wrong, what in ((ones == 0, "no 1"), (ones > 1, "several 1s")):
+        raise UserError(f"{shown(path)}, row {row + 1}, column {classes[column]}: {str(values[row, column])!r} is neither 0 nor 1")
+    for wrong, what in ((ones.sum(axis=1) == 0, "no 1"), (ones.sum(axis=1) > 1, "several 1s")):
         if wrong.any():
             raise UserError(f"{shown(path)}: {wrong.sum()} rows have {what} where exactly one is wanted: {some(ids[wrong])}")
-    return Table(ids, classes, values.astype(np.float32))
+    return Table(ids, classes, ones.astype(np.float32))
 
 
 def read_ids(path: Path) -> np.ndarray:
@@ -62,32 +62,32 @@ def read_ids(path: Path) -> np.ndarray:
     return _read(path)[1]
 
 
-def _read(path: Path):
-    import pandas as pd  # half a second to import: verbs that read no CSV start without it
-
+def _read(path: Path) -> tuple[list[str], np.ndarray, list[list[str]]]:
+    """Header, ids and all rows of a CSV, checked for what every table needs."""
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
-    except FileNotFoundError as error:
-        raise UserError(f"{shown(path)} does not exist") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, IsADirectoryError) as error:
-        raise UserError(f"{shown(path)} is not a readable CSV file ({str(error).strip().splitlines()[-1]})") from error
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        header = next(csv.reader(file))  # pandas renames columns that stand twice
+        header, *rows = [row for row in csv.reader(io.StringIO(Path(path).read_bytes().decode("utf-8-sig"), newline="")) if row]
+    except OSError as error:
+        raise UserError(f"{shown(path)} cannot be read ({error.strerror})") from error
+    except (ValueError, csv.Error) as error:  # undecodable, without a line, or with a field that never ends
+        raise UserError(f"{shown(path)} is not a readable CSV file ({error})") from error
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise UserError(f"{shown(path)} has columns that stand twice: {some(twice)}")
-    if "id" not in frame:
-        raise UserError(f"{shown(path)} has no column id; its columns are {some(frame.columns)}")
-    ids = frame["id"].to_numpy(str)
-    if not len(ids):
+    if "id" not in header:
+        raise UserError(f"{shown(path)} has no column id; its columns are {some(header)}")
+    if not rows:
         raise UserError(f"{shown(path)} has a header and no rows")
-    bare = np.array([name not in ("", ".", "..") and not set(name) & set("/\\\0") for name in ids])
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(header):
+            raise UserError(f"{shown(path)}, row {number}: {len(row)} cells where the header has {len(header)}")
+    ids = np.array([row[header.index("id")] for row in rows])
+    bare = np.array([name not in ("", ".", "..") and not set(name) & set("/\\\0") for name in ids.tolist()])
     if not bare.all():
         raise UserError(f"{shown(path)}: an id must be a plain file name, without folders: {some(repr(str(name)) for name in ids[~bare])}")
     names, times = np.unique(ids, return_counts=True)
     if (times > 1).any():
         raise UserError(f"{shown(path)}: {(times > 1).sum()} ids stand there more than once: {some(names[times > 1])}")
-    return frame, ids
+    return header, ids, rows
 
 
 def keep_some(table: Table, limit: int, seed: int) -> Table:

@@ -50,10 +50,12 @@ def opened(folder: Path, said: str) -> Source:
     missing = [name for name in MARKERS if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{said}: {' and '.join(missing)} not found there; wanted are images/, train.csv and test.csv")
-    images = next((place for place in (folder / "images" / "images", folder / "images") if place.is_dir()), None)
-    if images is None:
-        raise UserError(f"{said}: the folder images/ not found there; wanted are images/, train.csv and test.csv")
-    return Source(folder.resolve(), images.resolve(), (folder / "demo.json").is_file())
+    places = [place for place in (folder / "images", folder / "images" / "images") if place.is_dir()]
+    filled = [place for place in places if any(entry.is_file() for entry in os.scandir(place))]
+    if not filled:
+        what = "the folder images/ is empty" if places else "the folder images/ not found there"
+        raise UserError(f"{said}: {what}; wanted are images/, train.csv and test.csv")
+    return Source(folder.resolve(), filled[0].resolve(), (folder / "demo.json").is_file())
 
 
 def _complete(folder: Path) -> bool:

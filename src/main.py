@@ -4,11 +4,12 @@ Prepare → train → tune → predict → decide → score → report. Each sta
 not done again, so the same command goes on after whatever stopped it.
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
 
-from errors import command  # first, so that Ctrl-C is quiet while torch loads
+from errors import UserError, command  # first, so that Ctrl-C is quiet while torch loads
 
 import decide
 import predict
@@ -18,6 +19,7 @@ import tune
 from files import home, read_logits, shown, write_json, write_rows
 from fit import clock
 from labels import read_ids
+from prepare import Prepared
 from runs import Run
 
 
@@ -26,7 +28,7 @@ def main(argv: list[str]) -> None:
     submission = home() / "submissions" / f"{config.name}.csv"
 
     prepared = train.train(config, task, source, run)
-    if not _predicted(run / "test_logits.npz", prepared.test_ids):
+    if not _predicted(run, prepared):
         predict.predict(run, prepared)
     with run.timed("decide"):
         val, test = read_logits(run / "val_logits.npz"), read_logits(run / "test_logits.npz")
@@ -41,14 +43,22 @@ def main(argv: list[str]) -> None:
         "answered": dict(zip(val.classes.tolist(), answered.tolist(), strict=True)), "timings": run.about["timings"],
     }
     if (source.folder / "solution.csv").is_file():
-        report["held_out"] = score.score_files(submission, source.folder / "solution.csv")
+        try:
+            report["held_out"] = score.score_files(submission, source.folder / "solution.csv")
+        except UserError as error:
+            print(f"WARNING: solution.csv was not used: {error}", file=sys.stderr)
     write_rows(run / "per_class.csv", fold["per_class"])
     write_json(run / "report.json", report)
     print("\n".join(summary(report, run, submission)))
 
 
-def _predicted(path: Path, test_ids: np.ndarray) -> bool:
-    return path.is_file() and np.array_equal(read_logits(path).ids, test_ids)
+def _predicted(run: Run, prepared: Prepared) -> bool:
+    """Whether the run's test logits are there, whole, and those of these very images."""
+    try:
+        ids = read_logits(run / "test_logits.npz").ids
+    except UserError:
+        return False
+    return np.array_equal(ids, prepared.test_ids) and run.about.get("predicted") == prepared.pack.fingerprint(prepared.test_ids)
 
 
 def summary(report: dict, run: Run, submission: Path) -> list[str]:

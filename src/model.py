@@ -17,7 +17,7 @@ from errors import UserError, some
 from files import shown
 
 # Names of weights that were pretrained on NIH images, which this competition's test set is made of.
-SEEN_NIH = re.compile(r"nih|chexnet|chest-?x|xrv|torchxrayvision|cxr-?lt", re.IGNORECASE)
+SEEN_NIH = re.compile(r"(?<![a-z])nih(?![a-z])|chexnet|chest[-_ ]?x|xrv|torchxrayvision|res224-all|cxr[-_]?lt", re.IGNORECASE)
 
 
 class Net(nn.Module):
@@ -69,7 +69,7 @@ def build(config: Config, classes: int, weights: str) -> Net:
         body = _fetched(config.model)
     elif weights != "none":
         _load(body, Path(weights))
-    if weights != "none" and SEEN_NIH.search(f"{config.model} {weights}"):
+    if weights != "none" and SEEN_NIH.search(f"{config.model} {Path(weights).name}"):
         print(
             f"WARNING: the name of {config.model} or {weights} says that it was pretrained on NIH chest X-rays. This competition's test images "
             "are NIH images with public labels: such a network has seen them, and its score would mean nothing.",

@@ -6,13 +6,13 @@ import numpy as np
 
 from errors import Parser, UserError, command  # first, so that Ctrl-C is quiet while torch loads
 
+import config as settings
 import data
 import infer
 import locate
 import machine as machinery
 import model
 import prepare
-from config import Config
 from files import Logits, read_run, shown, write_logits
 from prepare import Prepared
 from runs import Run
@@ -26,10 +26,10 @@ def predict(run: Run, prepared: Prepared) -> None:
         raise UserError(f"{shown(run.folder)} is not trained to its end: run the command that began it once more")
     if about["classes"] != prepared.train.classes:
         raise UserError(f"{shown(prepared.source.folder)} has other classes than {shown(run.folder)} was trained on")
-    config, classes = Config(**about["config"]), np.array(about["classes"])
+    config, classes = settings.of_run(about), np.array(about["classes"])
     machine = machinery.pick(config)
     net = machine.place(model.build(config, len(classes), weights="none"))
-    net.load_state_dict(run.load_checkpoint("best.pt", machine.device)["model"])
+    net.load_state_dict(run.load_checkpoint("best.pt", machine.device, ["model"])["model"])
     unknown = np.full((len(prepared.test_ids), len(classes)), np.nan, np.float32)
     images = data.Images(prepared.pack, prepared.test_ids, unknown)
     batches = data.loader(images, data.Order(len(images)), config.batch * 2, machine.workers, machine.device.type == "cuda")
@@ -37,7 +37,7 @@ def predict(run: Run, prepared: Prepared) -> None:
         logits = infer.logits(net, batches, config.views, machine, "predicting")
     content = Logits(prepared.test_ids, logits, unknown, classes, np.array(about["counts"]), about["rows"], np.array(about["prior"]))
     write_logits(run / "test_logits.npz", content)
-    run.save()
+    run.save(predicted=prepared.pack.fingerprint(prepared.test_ids))
 
 
 def main(argv: list[str]) -> None:
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
     about = read_run(given.run)
     folder = Path(given.data or about["data"])
     source = locate.opened(folder, f"--data {folder}" if given.data else f"{shown(folder)} (the data of {shown(given.run)}; name its new place with --data)")
-    config = Config(**about["config"])
+    config = settings.of_run(about)
     prepared = prepare.images(source, prepare.tables(source, TASKS[config.task](), config), config)
     predict(Run(given.run), prepared)
     print(f"wrote {shown(given.run / 'test_logits.npz')}")

@@ -1,11 +1,12 @@
 """The run folder: run.json, log.csv and checkpoints that load with `weights_only=True`."""
 
+import fcntl
 import io
-import pickle
 import random
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,11 +49,22 @@ class Run:
         torch.save(content, buffer)
         write_bytes(self / name, buffer.getbuffer())
 
-    def load_checkpoint(self, name: str, device: torch.device) -> dict:
+    def load_checkpoint(self, name: str, device: torch.device, keys: Iterable[str]) -> dict:
+        """A checkpoint that has all of `keys`. Raises UserError for a missing, damaged or foreign one."""
         try:
-            return torch.load(self / name, map_location=device, weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            content = torch.load(self / name, map_location=device, weights_only=True)
+            return {key: content[key] for key in keys}
+        except Exception as error:  # zip, pickle, decoding and type errors: each means that the file is damaged
             raise UserError(f"{shown(self / name)} cannot be loaded ({type(error).__name__}): delete {shown(self.folder)} and train again") from error
+
+    def lock(self) -> None:
+        """Keep other processes off this run until this one ends. Raises UserError when one is at work on it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self / "lock", "w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another process is at work on {shown(self.folder)}: wait for it, or give this run another name=") from error
 
 
 def versions() -> dict[str, str]:

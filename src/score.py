@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+import config as settings
 import metrics
 from errors import Parser, UserError, command, some
 from files import read_json, read_logits, read_run, shown, write_json
@@ -17,8 +18,8 @@ def score_run(folder: Path) -> dict:
     for name in ("val_logits.npz", "calibration.json"):
         if not (folder / name).is_file():
             raise UserError(f"{shown(folder)} has no {name} yet: run the command that began it once more")
-    task = TASKS[about["config"]["task"]]()
-    val, rule = read_logits(folder / "val_logits.npz"), about["config"]["rule"]
+    config = settings.of_run(about)
+    task, val, rule = TASKS[config.task](), read_logits(folder / "val_logits.npz"), config.rule
     answers = task.decide(val, read_json(folder / "calibration.json"), rule)
     return figures([str(name) for name in val.classes], tally(val.targets, answers)) | {"rule": rule}
 

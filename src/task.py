@@ -87,13 +87,14 @@ def _calibrate(val: Logits, temperature: float | None) -> dict:
 
 
 def _decide(content: Logits, calibration: dict, rule: str) -> np.ndarray:
+    if rule not in RULES:
+        raise UserError(f"there is no rule {rule!r}; there are {some(RULES)}")
     try:
-        fitted, classes = calibration["rules"], calibration["classes"]
-        temperature = float(fitted[rule]["temperature"]) if rule in fitted else None
+        temperature, classes = float(calibration["rules"][rule]["temperature"]), calibration["classes"]
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"the calibration has no usable {error}: make it again with tune") from error
-    if temperature is None:
-        raise UserError(f"the calibration has no rule {rule!r}; it has {some(fitted)}")
+        raise UserError(f"the calibration has no usable {error} for rule {rule}: make it again with tune") from error
+    if not 0 < temperature < np.inf:
+        raise UserError(f"the calibration's temperature {temperature} is no positive number: make it again with tune")
     if classes != [str(name) for name in content.classes]:
         raise UserError("the calibration was fitted for other classes than the logits have")
     return RULES[rule](calibrate.probabilities(content.logits, temperature), content.counts)
@@ -101,7 +102,7 @@ def _decide(content: Logits, calibration: dict, rule: str) -> np.ndarray:
 
 def _report(val: Logits, calibration: dict) -> dict:
     """Figures of every rule and of the constant answer on the validation fold; absent classes are named."""
-    answers = {rule: _decide(val, calibration, rule) for rule in calibration["rules"]}
+    answers = {rule: _decide(val, calibration, rule) for rule in RULES}
     always = metrics.constant(val.targets.sum(axis=0).astype(int), int(np.argmax(val.counts)))
     names = np.asarray(val.classes)
     return {

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import sys
 
 import numpy as np
 
@@ -43,13 +44,14 @@ def opened(argv: list[str], description: str) -> tuple[Config, Task, Source, Run
     source, quick = prepare.find(given.data, config.slug, given.demo)
     config = settings.load(given.config, given.settings, source.synthetic, quick)
     task = TASKS[config.task]()
-    unknown = [view for view in config.views if view not in task.views]
-    if unknown or config.views[0] != task.views[0]:
-        raise UserError(f"views = {config.views}: the first must be {task.views[0]}, and a {task.name} run may use {some(task.views)}")
+    if config.views[0] != task.views[0] or len(set(config.views)) < len(config.views) or not set(config.views) <= set(task.views):
+        raise UserError(f"views = {config.views}: the first must be {task.views[0]}, and a {task.name} run may use {some(task.views)}, once each")
     if config.rule not in task.rules:
         raise UserError(f"rule = {config.rule!r}: a {task.name} run decides by one of {some(task.rules)}")
     run = Run.named(config.name)
-    changed = settings.differences(run.about["config"], config.model_dump()) if run.about else []
+    if "config" not in run.about and (run / "last.pt").is_file():
+        raise UserError(f"{shown(run.folder)} has checkpoints and no settings in run.json: delete {shown(run.folder)}, or give this run another name=")
+    changed = settings.differences(run.about["config"], config.model_dump()) if "config" in run.about else []
     if changed:
         raise UserError(
             f"{shown(run.folder)} was made with other settings: {some(changed)}; give this run another name=, or delete {shown(run.folder)}"
@@ -66,9 +68,11 @@ def train(config: Config, task: Task, source: Source, run: Run) -> Prepared:
         net = model.build(config, len(found.train.classes), "none" if (run / "last.pt").is_file() else config.weights)
     with run.timed("prepare"):
         prepared = prepare.images(source, found, config)
-    table = prepared.train
-    _check_same_data(run, table)
+    table, digest = prepared.train, _digest(prepared)
+    if run.about.get("digest", digest) != digest:
+        raise UserError(f"{shown(run.folder)} was trained on other images or labels than these: give this run another name=, or delete {shown(run.folder)}")
     if trained:
+        run.lock()
         print(f"{shown(run.folder)} is trained already; its best epoch is {run.about['best_epoch']}")
         return prepared
 
@@ -78,8 +82,12 @@ def train(config: Config, task: Task, source: Source, run: Run) -> Prepared:
     _say_what_is_rare(table.classes, counts, val_targets)
     weights = data.class_weights(counts, config.sampler_exponent)
     prior = counts * weights / (counts * weights).sum()
+    run.lock()
+    dtype = str(machine.dtype).removeprefix("torch.")
+    if run.about.get("dtype", dtype) != dtype:
+        print(f"WARNING: this run began in {run.about['dtype']} and goes on in {dtype}, on another device: its bytes will not repeat", file=sys.stderr)
     run.save(
-        synthetic=source.synthetic, config=config.model_dump(), data=str(source.folder), digest=_digest(table),
+        synthetic=source.synthetic, config=config.model_dump(), data=str(source.folder), digest=digest, split=_fingerprint(held_out), dtype=dtype,
         classes=table.classes, counts=counts.tolist(), rows=len(targets), prior=prior.tolist(), seed=config.seed,
         normalisation={"mean": net.mean.flatten().tolist(), "std": net.std.flatten().tolist()},
         versions=runs.versions(), commit=runs.commit(), machine=str(machine), state="training",
@@ -97,7 +105,7 @@ def train(config: Config, task: Task, source: Source, run: Run) -> Prepared:
     validation = data.loader(check, data.Order(len(check)), config.batch * 2, machine.workers, pin)
     with run.timed("train"):
         fit.fit(net, batches, validation, counts, task, config, machine, run)
-        best = run.load_checkpoint("best.pt", machine.device)
+        best = run.load_checkpoint("best.pt", machine.device, ["model", "epoch"])
         net.load_state_dict(best["model"])
         logits = infer.logits(net, validation, config.views, machine, "validation")
         write_logits(run / "val_logits.npz", Logits(table.ids[held_out], logits, val_targets, np.array(table.classes), counts, len(targets), prior))
@@ -105,26 +113,31 @@ def train(config: Config, task: Task, source: Source, run: Run) -> Prepared:
     return prepared
 
 
-def _check_same_data(run: Run, table: Table) -> None:
-    if run.about.get("digest", _digest(table)) != _digest(table):
-        raise UserError(f"{shown(run.folder)} was trained on other images or labels than these: give this run another name=, or delete {shown(run.folder)}")
+def _digest(prepared: Prepared) -> str:
+    """A fingerprint of what a run learns from: classes, ids, labels and packed pixels of the labelled table."""
+    table = prepared.train
+    pixels = prepared.pack.fingerprint(table.ids)
+    return hashlib.sha256(json.dumps([table.classes, pixels]).encode() + table.targets.tobytes()).hexdigest()[:16]
 
 
-def _digest(table: Table) -> str:
-    """A fingerprint of the labelled rows: their ids, their labels and the classes."""
-    return hashlib.sha256(json.dumps([table.classes, table.ids.tolist()]).encode() + table.targets.tobytes()).hexdigest()[:16]
+def _fingerprint(held_out: np.ndarray) -> str:
+    return hashlib.sha256(held_out.tobytes()).hexdigest()[:16]
 
 
 def _held_out(run: Run, table: Table, task: Task, config: Config) -> np.ndarray:
     """The validation rows, bool [N]: those of the run's folds.csv, chosen when it has none."""
     path = run / "folds.csv"
-    if path.is_file():
-        with open(path, newline="") as file:
-            part_of = {row["id"]: row["part"] for row in csv.DictReader(file)}
-        if part_of.keys() != set(table.ids.tolist()):
-            raise UserError(f"{shown(path)} parts other images than these: delete {shown(run.folder)} and train again")
-        return np.array([part_of[name] == "validation" for name in table.ids.tolist()])
-    held_out = task.split(task.strata(table.targets), config.val_fraction, config.seed)
+    if not path.is_file():
+        held_out = task.split(task.strata(table.targets), config.val_fraction, config.seed)
+    else:  # not chosen anew, for another version of NumPy may shuffle differently
+        try:
+            with open(path, newline="", encoding="utf-8") as file:
+                part_of = {row["id"]: row["part"] for row in csv.DictReader(file)}
+            held_out = np.array([part_of[name] == "validation" for name in table.ids.tolist()])
+        except (KeyError, ValueError, csv.Error) as error:
+            raise UserError(f"{shown(path)} is damaged ({type(error).__name__} {error}): delete {shown(run.folder)} and train again") from error
+    if run.about.get("split", _fingerprint(held_out)) != _fingerprint(held_out):
+        raise UserError(f"{shown(path)} is not the split that this run was trained with: put it back, or delete {shown(run.folder)} and train again")
     if not held_out.any() or held_out.all():
         raise UserError(f"{len(table.ids)} images with val_fraction = {config.val_fraction} leave {held_out.sum()} to validate: use more images")
     return held_out

@@ -1,5 +1,6 @@
 """Fit every decision rule on validation logits: `tune.py VAL.npz --out calibration.json`. Needs no torch."""
 
+import math
 from pathlib import Path
 
 from errors import Parser, UserError, command
@@ -34,8 +35,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--out", metavar="FILE", type=Path, default=Path("calibration.json"))
     parser.add_argument("--temperature", type=float, help="keep this temperature instead of tuning it")
     given = parser.parse_args(argv)
-    if given.temperature is not None and not given.temperature > 0:
-        raise UserError(f"--temperature {given.temperature} must be above 0")
+    if given.temperature is not None and not 0 < given.temperature < math.inf:
+        raise UserError(f"--temperature {given.temperature} is no positive number")
     task, val = competition(), read_logits(given.val)
     calibration = tune(task, val, given.out, given.temperature)
     print("\n".join(table(task.report(val, calibration))))

@@ -11,8 +11,10 @@ import torch
 from conftest import TINY
 
 import files
+import infer
 import kaggle_client
 import model
+import runs
 from files import Logits
 
 
@@ -57,6 +59,8 @@ SETTINGS = [
     (["views=[original, upside_down]"], "a competition run may use original, flip"),
     (["views=[flip]"], "the first must be original"),
     (["views=[]"], "views = [] will not do"),
+    (["views=[original, original]"], "once each"),
+    (["views=[original"], "a list is written [one, two]"),
     (["model=convnext_huge_typo"], "model = 'convnext_huge_typo' is no timm model; there are convnext"),
     (["model=convnext_tiny.no_such_tag"], "model = 'convnext_tiny.no_such_tag' cannot be made"),
     (["weights=absent.pth"], "weights = absent.pth: there is no such file"),
@@ -113,8 +117,9 @@ DATA = {
     "an id in both": (lambda d: edit(d / "test.csv", lambda text: text + (d / "train.csv").read_text().splitlines()[1].split(",")[0] + "\n"), "1 ids stand in both train.csv and test.csv"),
     "no one": (lambda d: edit(d / "train.csv", line(1, lambda text: text.replace(",1", ",0"))), "1 rows have no 1 where exactly one is wanted"),
     "several ones": (lambda d: edit(d / "train.csv", line(3, lambda text: text.replace(",0", ",1", 2))), "1 rows have several 1s"),
-    "a two": (lambda d: edit(d / "train.csv", line(2, lambda text: text.replace(",1", ",2"))), "line 3, column"),
-    "a short row": (lambda d: edit(d / "train.csv", line(2, lambda text: text.rsplit(",", 3)[0])), "line 3, column"),
+    "a two": (lambda d: edit(d / "train.csv", line(2, lambda text: text.replace(",1", ",2"))), "row 2, column"),
+    "a short row": (lambda d: edit(d / "train.csv", line(2, lambda text: text.rsplit(",", 3)[0])), "row 2: 18 cells where the header has 21"),
+    "a long row": (lambda d: edit(d / "train.csv", line(2, lambda text: text + ",0")), "row 2: 22 cells where the header has 21"),
     "a path as id": (lambda d: edit(d / "train.csv", line(1, lambda text: "../" + text)), "an id must be a plain file name"),
     "an absolute id": (lambda d: edit(d / "test.csv", line(1, lambda text: "/etc/passwd")), "an id must be a plain file name"),
     "an empty id": (lambda d: edit(d / "test.csv", line(1, lambda text: '""')), "an id must be a plain file name"),
@@ -172,6 +177,7 @@ def test_configuration_files(tmp_path, home, call):
 
 
 def test_a_run_that_changed(tiny, home, call):
+    whole = shutil.copytree(tiny, home / "whole")
     command = ["main", "modelB", "--data", tiny, *TINY, "name=kept"]
     assert call(*command).code == 0
     shutil.rmtree(home / "submissions")
@@ -180,10 +186,44 @@ def test_a_run_that_changed(tiny, home, call):
     check(call(*command), "runs/kept was trained on other images or labels than these", home)
     run = home / "runs/kept"
     cut(run / "best.pt", 0.5)
-    (run / "test_logits.npz").unlink()
-    check(call("predict", run), "best.pt cannot be loaded", home)
-    (run / "run.json").write_text("{")
-    check(call("score", run), "run.json is not JSON", home)
+    check(call("predict", run, "--data", whole), "best.pt cannot be loaded", home)
+    torch.save([1, 2], run / "best.pt")
+    check(call("predict", run, "--data", whole), "best.pt cannot be loaded", home)
+    about = (run / "run.json").read_text()
+    for text, sentence in (("{", "run.json is not JSON"), ("[]", "does not hold a JSON object"), ("{}", "run.json lacks config, data"),
+                           (about.replace('"epochs"', '"eras": 1, "epochs"'), "run.json: unknown key eras")):
+        (run / "run.json").write_text(text)
+        check(call("score", run), sentence, home)
+    (run / "run.json").unlink()
+    check(call(*command), "has checkpoints and no settings in run.json", home)
+
+
+def test_a_split_that_was_tampered_with(tiny, home, call, monkeypatch):
+    command = ["train", "modelB", "--data", tiny, *TINY, "name=parted"]
+    with monkeypatch.context() as patch:
+        patch.setattr(infer, "logits", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))  # stopped in the first epoch
+        assert call(*command).code == 130
+    folds = home / "runs/parted/folds.csv"
+    whole = folds.read_text()
+    for text, sentence in (
+        (whole.replace(",validation", ",x").replace(",training", ",validation").replace(",x", ",training"), "is not the split that this run was trained with"),
+        (whole.replace("id,part", "name,part"), "folds.csv is damaged"),
+        ("\n".join(whole.splitlines()[:-3]), "folds.csv is damaged"),
+    ):
+        folds.write_text(text)
+        check(call(*command), sentence, home)
+
+
+def test_two_processes_on_one_run(made, home, call):
+    other = runs.Run.named("busy")
+    other.lock()
+    check(call("main", "modelB", "--data", made, *TINY, "name=busy"), "another process is at work on", home)
+
+
+def test_a_place_that_is_a_file(tmp_path, made, home, call, monkeypatch):
+    (tmp_path / "occupied").write_text("")
+    monkeypatch.setenv("CXR_HOME", str(tmp_path / "occupied"))
+    check(call("main", "modelB", "--data", made, *TINY), "CXR_HOME=DIR chooses another", home)
 
 
 # ---- logits, calibrations, submissions
@@ -219,7 +259,7 @@ def test_logits_files(tmp_path, home, call):
     np.savez(tmp_path / "v.npz", **{**vars(logits()), "ids": np.array(["a", "b", None], dtype=object)})
     tune("v.npz is truncated or no .npz file")  # pickled objects are never loaded
     files.write_logits(tmp_path / "v.npz", logits())
-    check(call("tune", tmp_path / "v.npz", "--temperature", "-1"), "--temperature -1.0 must be above 0", home)
+    check(call("tune", tmp_path / "v.npz", "--temperature", "-1"), "--temperature -1.0 is no positive number", home)
 
 
 def test_decide(tmp_path, home, call):
@@ -230,14 +270,19 @@ def test_decide(tmp_path, home, call):
         check(call("decide", tmp_path / "t.npz", "--calibration", tmp_path / calibration, "--rule", rule, "--out", tmp_path / "s.csv", *more), message, home)
         assert not (tmp_path / "s.csv").exists()
 
-    decide("the calibration has no rule 'bold'; it has argmax, temperature", "bold")
+    decide("there is no rule 'bold'; there are argmax, temperature", "bold")
     (tmp_path / "other.csv").write_text("id\na\nc\nb\n")
     decide("line 3: id b where test.csv has c", "argmax", "c.json", "--test", tmp_path / "other.csv")
     decide("absent.json cannot be read", "argmax", "absent.json")
     (tmp_path / "odd.json").write_text('{"classes": ["A", "C"], "rules": {"argmax": {"temperature": 1}}}')
     decide("fitted for other classes", "argmax", "odd.json")
     (tmp_path / "odd.json").write_text('{"classes": ["A", "B"]}')
-    decide("the calibration has no usable 'rules'", "argmax", "odd.json")
+    decide("the calibration has no usable 'rules' for rule argmax", "argmax", "odd.json")
+    for value in ("0", "-1", "Infinity", "NaN"):
+        (tmp_path / "odd.json").write_text(f'{{"classes": ["A", "B"], "rules": {{"argmax": {{"temperature": {value}}}}}}}')
+        decide("is no positive number: make it again with tune", "argmax", "odd.json")
+    (tmp_path / "s.csv").mkdir()
+    check(call("decide", tmp_path / "t.npz", "--calibration", tmp_path / "c.json", "--rule", "argmax", "--out", tmp_path / "s.csv"), "s.csv is no regular file", home)
     check(call("decide", tmp_path / "t.npz"), "the following arguments are required", home)
 
 
@@ -247,7 +292,7 @@ def test_score(tmp_path, home, call):
         ("id,A,B\nx,1,0\n", "have different ids: y in only one of them"),
         ("id,A,C\nx,1,0\ny,0,1\n", "have different class columns: B, C in only one of them"),
         ("id,A,B\nx,1,1\ny,0,1\n", "1 rows have several 1s"),
-        ("id,A,B\nx,0.5,0.5\ny,0,1\n", "line 2, column A: '0.5' is neither 0 nor 1"),
+        ("id,A,B\nx,0.5,0.5\ny,0,1\n", "row 1, column A: '0.5' is neither 0 nor 1"),
     ):
         (tmp_path / "said.csv").write_text(text)
         check(call("score", tmp_path / "said.csv", tmp_path / "truth.csv"), message, home)
@@ -262,6 +307,8 @@ def test_make_demo(tmp_path, home, call):
     assert (tmp_path / "full" / "mine.txt").read_text() == "precious"
     check(call("make_demo", tmp_path / "few", "--images", 5), "at least 60 images", home)
     check(call("make_demo", tmp_path / "small", "--size", 4), "32 to 2048 pixels", home)
+    check(call("make_demo", tmp_path / "odd", "--seed", -1), "a seed is 0 or more", home)
+    check(call("make_demo", tmp_path / "full/mine.txt/deeper"), "full/mine.txt: File exists", home)
     check(call("make_demo", tmp_path / "odd", "--images", "many"), "invalid int value: 'many'", home)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "home"]
 

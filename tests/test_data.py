@@ -1,6 +1,7 @@
 """The packed array, the data set and the order of an epoch."""
 
 import os
+import shutil
 import threading
 from collections import Counter
 from pathlib import Path
@@ -108,10 +109,39 @@ def test_a_mended_or_replaced_image_is_decoded_again(folder):
         assert (np.load(pack.array)[pack.rows(np.array([name]))[0]] == image).all()
 
 
-def test_key_depends_on_ids_size_and_crop(folder):
+@pytest.mark.parametrize("harm", ["unlink", "halve", "empty", "stamps"])
+def test_a_damaged_pack_is_made_again(folder, harm):
+    """Never black images: half of the array gone, or its stamps, means that all of it is decoded again."""
+    pack, _ = data.pack(folder, names(folder), 32)
+    whole = np.load(pack.array)
+    raw = pack.array.read_bytes()
+    if harm == "unlink":
+        pack.array.unlink()
+    elif harm == "stamps":
+        pack.array.with_name("stamps.npy").write_bytes(b"noise")
+    else:
+        pack.array.write_bytes(raw[: len(raw) // 2] if harm == "halve" else b"")
+    again, failed = data.pack(folder, names(folder), 32)
+    assert not failed and (np.load(again.array) == whole).all()
+
+
+def test_fingerprint_is_of_pixels(folder):
+    """Touching or copying a file changes nothing; another picture under the same name does."""
+    ids = np.array(names(folder))
+    first = data.pack(folder, ids, 32)[0].fingerprint(ids)
+    for name in ids:
+        os.utime(folder / name, (0, 0))
+    assert data.pack(folder, ids, 32)[0].fingerprint(ids) == first
+    grey(folder / "2.png", (32, 32), 99)
+    assert data.pack(folder, ids, 32)[0].fingerprint(ids) != first
+    assert data.pack(folder, ids, 32)[0].fingerprint(ids[:2]) != first
+
+
+def test_key_depends_on_ids_size_crop_and_folder(folder):
     ids = names(folder)
-    keys = [data.pack(folder, ids, 16), data.pack(folder, ids, 20), data.pack(folder, ids[1:], 16), data.pack(folder, ids, 16, "masks")]
-    assert len({pack.array for pack, _ in keys}) == 4
+    other = Path(shutil.copytree(folder, folder.parent / "copy"))
+    keys = [data.pack(other, ids, 16), data.pack(folder, ids, 16), data.pack(folder, ids, 20), data.pack(folder, ids[1:], 16), data.pack(folder, ids, 16, "masks")]
+    assert len({pack.array for pack, _ in keys}) == 5
 
 
 def test_too_little_disk_is_said_before_anything_is_written(folder, monkeypatch):
@@ -201,7 +231,7 @@ def test_memory_of_the_workers_does_not_grow_with_the_images(tmp_path):
         array[:] = 1
         del array
         ids = np.array([f"{i:06}" for i in range(number)])
-        images = Measured(data.Pack(path, ids), ids, np.zeros((number, 2), np.float32))
+        images = Measured(data.Pack(path, ids, np.zeros(number)), ids, np.zeros((number, 2), np.float32))
         seen = torch.cat([rows for _, rows in data.loader(images, data.Order(number), 100, workers=2, pin=False)])
         workers = [process for process in seen[:, 0].unique() if process]
         assert len(workers) == 2

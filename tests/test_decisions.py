@@ -9,6 +9,7 @@ import pytest
 import calibrate
 import files
 import folds
+import labels
 import rules
 from errors import UserError
 from files import Logits
@@ -117,6 +118,13 @@ def test_a_submission_that_fails_its_check_is_not_left_behind(tmp_path):
     with pytest.raises(UserError, match="id b where test.csv has a"):
         files.write_submission(tmp_path / "s.csv", ["b", "a"], ["A", "B"], np.array([0, 1]), ["a", "b"])
     assert not list(tmp_path.glob("*.csv")) and not list(tmp_path.glob(".*part"))
+
+
+def test_names_with_commas_and_quotes_survive(tmp_path):
+    ids, classes = ['a,b.png', 'c"d.png'], ["Mass, big", "No Finding"]
+    files.write_submission(tmp_path / "s.csv", ids, classes, np.array([0, 1]), ids)
+    table = labels.read_one_hot(tmp_path / "s.csv")
+    assert table.ids.tolist() == ids and table.classes == classes and table.targets.tolist() == [[1, 0], [0, 1]]
 
 
 def test_a_full_disk_leaves_the_old_file_and_no_half_one(tmp_path):

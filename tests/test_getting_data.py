@@ -17,7 +17,9 @@ SLUG = "26-t-1-dl-gen-ainppe-1"
 
 
 def data_set(folder: Path, nested=False) -> Path:
-    (folder / "images" / "images" if nested else folder / "images").mkdir(parents=True)
+    images = folder / "images" / "images" if nested else folder / "images"
+    images.mkdir(parents=True)
+    (images / "a.png").write_bytes(b"")
     for name in locate.MARKERS:
         (folder / name).write_text("id\n")
     return folder

@@ -89,9 +89,10 @@ def test_weights_of_a_file_arrive(tmp_path):
 
 
 def test_weights_that_saw_nih_are_warned_about(tmp_path, capsys):
-    for name, warned in (("densenet-nih-all.safetensors", True), ("CheXNet.safetensors", True), ("imagenet.safetensors", False)):
-        safetensors.torch.save_file(timm.create_model("test_convnext").state_dict(), tmp_path / name)
-        model.build(config(), 5, weights=name)  # a bare name: the folder of this test has "nih" in its own
+    for name, warned in (("densenet-nih-all.safetensors", True), ("CheXNet.safetensors", True), ("densenet121-res224-all.pth", True), ("sunniheim.pth", False), ("imagenet.safetensors", False)):
+        save = torch.save if name.endswith(".pth") else safetensors.torch.save_file
+        save(timm.create_model("test_convnext").state_dict(), tmp_path / name)
+        model.build(config(), 5, weights=str(tmp_path / name))
         assert ("pretrained on NIH" in capsys.readouterr().err) == warned, name
 
 

@@ -14,6 +14,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from PIL import Image
 from conftest import ROOT, TINY
 
 import files
@@ -169,6 +170,24 @@ def test_what_was_deleted_from_a_finished_run_is_made_again(made, home, call, mo
     assert outputs(home, "done") == before
 
 
+def test_a_replaced_test_image_is_predicted_again(tiny, home, call):
+    command = ["main", "modelB", "--data", tiny, *TINY, "epochs=1", "name=fresh"]
+    assert call(*command).code == 0
+    before = outputs(home, "fresh")
+    rng = np.random.default_rng(0)
+    for name in labels.read_ids(tiny / "test.csv")[:3]:
+        Image.fromarray(rng.integers(0, 256, (40, 40), dtype=np.uint8)).save(tiny / "images" / name)
+    assert "is trained already" in call(*command).out
+    after = outputs(home, "fresh")
+    assert before["val_logits.npz"] == after["val_logits.npz"] and before["test_logits.npz"] != after["test_logits.npz"]
+
+
+def test_a_solution_that_cannot_be_read_is_said_and_passed_over(tiny, home, call):
+    (tiny / "solution.csv").write_text("id,Usage\n1,Public\n")
+    said = call("main", "modelB", "--data", tiny, *TINY, "epochs=1", "name=odd")
+    assert said.code == 0 and "solution.csv was not used" in said.err and (home / "runs/odd/report.json").is_file()
+
+
 def test_another_rule_or_temperature_needs_no_training(done, made, home, call):
     said = call("main", "modelB", "--data", made, *TINY, "name=done", "temperature=1.2", "rule=argmax")
     assert said.code == 0 and "is trained already" in said.out
@@ -216,7 +235,7 @@ def test_ctrl_c_is_one_sentence(made, home):
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in err
-    assert err.strip().splitlines()[-1] == "interrupted; the same command goes on from the last finished epoch"
+    assert err.strip().splitlines()[-1] == "interrupted; run the same command again: training goes on after its last finished epoch"
     assert not list(home.rglob(".*part"))
 
 
