@@ -29,7 +29,9 @@ install() {
   }
   echo "installing requirements.txt into .venv: once, about 5.5 GB with torch's GPU libraries, some minutes" >&2
   "$base" -m venv "$root/.venv"
-  "$python" -m pip install --quiet --disable-pip-version-check -r "$root/requirements.txt"
+  local quiet=--quiet
+  [ -t 1 ] && quiet=  # a person sees pip's progress bars
+  "$python" -m pip install $quiet --disable-pip-version-check -r "$root/requirements.txt"
   cp "$root/requirements.txt" "$root/.venv/requirements.installed"
 }
 

@@ -14,12 +14,9 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return shifted / shifted.sum(axis=-1, keepdims=True)
 
 
-ACTIVATIONS = {"softmax": softmax}
-
-
-def probabilities(logits: np.ndarray, temperature: float = 1.0, activation: str = "softmax") -> np.ndarray:
-    """Activate logits [V, N, C] divided by the temperature and average over the views: float [N, C]."""
-    return ACTIVATIONS[activation](np.float64(logits) / temperature).mean(axis=0)
+def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Softmax of logits [V, N, C] divided by the temperature, averaged over the views: float [N, C]."""
+    return softmax(np.float64(logits) / temperature).mean(axis=0)
 
 
 def tune_temperature(score_at: Callable[[float], float], grid: tuple[float, ...] = GRID) -> tuple[float, list[dict]]:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -226,14 +227,19 @@ def test_early_stopping_and_the_plateau_watch_the_score(made, home, call, monkey
 
 def test_ctrl_c_is_one_sentence(made, home):
     command = [sys.executable, str(ROOT / "src/main.py"), "modelB", "--data", str(made), *TINY, "epochs=500", "patience=500", "workers=2", "name=stopped"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    log = home / "runs/stopped/log.csv"
-    deadline = time.monotonic() + 120
-    while not log.is_file():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs inherit it ignored
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed)
+    try:
+        log = home / "runs/stopped/log.csv"
+        deadline = time.monotonic() + 120
+        while not log.is_file():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130 and "Traceback" not in err
     assert err.strip().splitlines()[-1] == "interrupted; run the same command again: training goes on after its last finished epoch"
     assert not list(home.rglob(".*part"))
