@@ -29,6 +29,7 @@ from errors import UserError
 from files import atomic, home, shown, write_json
 
 CHUNK = 64  # images a thread decodes before it reports
+SETTLE = 4096  # images after which what was packed is made to stay
 
 
 @dataclass(frozen=True)
@@ -127,22 +128,30 @@ def _fill(images: Path, ids: np.ndarray, array: np.memmap, stamps: np.memmap) ->
             array[row] = cv2.resize(image, array.shape[:0:-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         return reasons
 
+    written = []
+
+    def settle() -> None:
+        array.flush()  # first: after a power cut no stamp may vouch for pixels that were never on disk
+        for row in written:
+            stamps[row] = *current[row], zlib.crc32(array[row])
+        stamps.flush()
+        written.clear()
+
     start = time.monotonic()
     pool = ThreadPoolExecutor(os.cpu_count())  # Pillow and OpenCV release the GIL
     try:
-        chunks = np.split(stale, range(CHUNK, len(stale), CHUNK))
-        jobs = {pool.submit(decode_rows, rows): rows for rows in chunks}
+        jobs = {pool.submit(decode_rows, rows): rows for rows in np.split(stale, range(CHUNK, len(stale), CHUNK))}
         with tqdm(total=len(stale), desc="packing", unit="img", disable=None) as bar:
             for job in as_completed(jobs):
                 reasons = job.result()
-                done = np.array([row for row in jobs[job] if row not in reasons], int)
-                stamps[done] = np.column_stack([current[done], [zlib.crc32(array[row]) for row in done]]) if len(done) else 0
                 failed |= {str(ids[row]): reason for row, reason in reasons.items()}
+                written += [row for row in jobs[job] if row not in reasons]
                 bar.update(len(jobs[job]))
+                if len(written) >= SETTLE:
+                    settle()
     finally:
         pool.shutdown(cancel_futures=True)
-        array.flush()
-        stamps.flush()
+        settle()
     seconds = time.monotonic() - start
     print(f"packed images: {len(stale)} of {len(ids)} decoded to {array.shape[1]}×{array.shape[1]} in {seconds:.0f} s ({len(stale) / seconds:.0f} img/s)")
     return failed
