@@ -120,7 +120,7 @@ def _read(path: Path) -> dict:
 
 def _checked(values: dict, origin: dict[str, str]) -> Config:
     try:
-        config = Config(**{str(key): value for key, value in values.items()})
+        return Config(**{str(key): value for key, value in values.items()})
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0])
@@ -132,9 +132,6 @@ def _checked(values: dict, origin: dict[str, str]) -> Config:
             raise UserError(f"{where}: the key {key} is missing") from error
         reason = first["msg"].removeprefix("Value error, ")
         raise UserError(f"{where}: {key} = {values[key]!r} will not do: {reason[0].lower()}{reason[1:]}") from error
-    if config.frozen_epochs > config.epochs:
-        raise UserError(f"{origin['frozen_epochs']}: frozen_epochs = {config.frozen_epochs} is more than epochs = {config.epochs}")
-    return config
 
 
 def differences(old: dict, new: dict) -> list[str]:

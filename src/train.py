@@ -44,6 +44,8 @@ def opened(argv: list[str], description: str) -> tuple[Config, Task, Source, Run
     source, quick = prepare.find(given.data, config.slug, given.demo)
     config = settings.load(given.config, given.settings, source.synthetic, quick)
     task = TASKS[config.task]()
+    if config.frozen_epochs > config.epochs:
+        raise UserError(f"frozen_epochs = {config.frozen_epochs} is more than epochs = {config.epochs}: set both")
     if config.views[0] != task.views[0] or len(set(config.views)) < len(config.views) or not set(config.views) <= set(task.views):
         raise UserError(f"views = {config.views}: the first must be {task.views[0]}, and a {task.name} run may use {some(task.views)}, once each")
     if config.rule not in task.rules:

@@ -74,6 +74,12 @@ def test_the_set_is_remade_when_its_recipe_changed(home, monkeypatch):
     assert demo.ensure(folder) and (folder / "train.csv").stat().st_mtime_ns != stamp
 
 
+def test_the_demo_settings_are_checked_not_those_they_replace(made, home, call):
+    """Model B freezes two epochs and the demo none, so one epoch is enough there."""
+    said = call("main", "modelB", "--demo", "--data", made, "epochs=1", "model=test_resnet", "size=32")
+    assert said.code == 0, said.err
+
+
 def test_nothing_at_hand_runs_the_demo_loudly_and_learns(home, call, monkeypatch):
     """The newcomer's command, shortened: plainer signs, fewer images and epochs; clearly above the constant answer."""
     monkeypatch.setattr(demo, "STRENGTH", (0.9, 1.0))
