@@ -5,7 +5,6 @@ rows of it and send uint8; normalisation and the three channels come on the devi
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -26,7 +25,7 @@ from tqdm import tqdm
 
 from augment import Augment
 from errors import UserError
-from files import atomic, home, shown, write_json
+from files import atomic, digest, home, shown, write_json
 
 CHUNK = 64  # images a thread decodes before it reports
 SETTLE = 4096  # images after which what was packed is made to stay
@@ -48,7 +47,7 @@ class Pack:
 
     def fingerprint(self, ids: np.ndarray) -> str:
         """A hash of these ids and of their packed pixels."""
-        return hashlib.sha256(json.dumps([list(map(str, ids)), self.sums[self.rows(ids)].tolist()]).encode()).hexdigest()[:16]
+        return digest(json.dumps([list(map(str, ids)), self.sums[self.rows(ids)].tolist()]).encode())
 
 
 def pack(images: Path, ids: Iterable[str], size: int, crop: str = "none") -> tuple[Pack, dict[str, str]]:
@@ -60,7 +59,7 @@ def pack(images: Path, ids: Iterable[str], size: int, crop: str = "none") -> tup
     """
     ids = np.unique(np.asarray(ids, dtype=str))
     # the folder too: another one's images under the same ids must not be written into a pack that somebody trains from
-    key = hashlib.sha256(json.dumps([str(images.resolve()), size, crop, *ids.tolist()]).encode()).hexdigest()[:16]
+    key = digest(json.dumps([str(images.resolve()), size, crop, *ids.tolist()]).encode())
     folder = Path(os.environ.get("CXR_CACHE") or home() / "data" / "packed") / key
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:

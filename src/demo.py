@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from errors import UserError
-from files import shown, write_json
+from files import digest, shown, write_json
 
 IMAGES, SIZE, SEED = 1500, 128, 0
 LEAST = 57  # images of the rarest class: 15 for the test part, 15 for validation, 27 to learn from
@@ -324,7 +324,7 @@ def make(folder: Path, images: int = IMAGES, size: int = SIZE, seed: int = SEED)
 
 def recipe(images: int = IMAGES, size: int = SIZE, seed: int = SEED) -> dict:
     """What a set was made from, the generator's own text included: kept as demo.json beside it."""
-    return {"synthetic": True, "images": images, "size": size, "seed": seed, "generator": hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]}
+    return {"synthetic": True, "images": images, "size": size, "seed": seed, "generator": digest(Path(__file__).read_bytes())}
 
 
 def ensure(folder: Path) -> Path:

@@ -4,6 +4,7 @@ Everything is written beside its place and renamed there, so a reader never meet
 """
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -29,6 +30,11 @@ def shown(path: Path) -> str:
     """`path` as a person would type it: relative to the current folder when it lies below."""
     path = Path(path).resolve()
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def digest(content: bytes) -> str:
+    """A short name for some content: 16 hexadecimal digits of its SHA-256."""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 @contextmanager

@@ -37,9 +37,13 @@ class Machine:
                     module.forward = partial(_in_float32, type(module).forward, module)
         return net.to(self.device)
 
+    @property
+    def precision(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-        return f"{name}, {str(self.dtype).removeprefix('torch.')}, {self.workers} loader workers"
+        return f"{name}, {self.precision}, {self.workers} loader workers"
 
 
 def pick(config: Config) -> Machine:

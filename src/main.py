@@ -18,7 +18,6 @@ import train
 import tune
 from files import home, read_logits, shown, write_json, write_rows
 from fit import clock
-from labels import read_ids
 from prepare import Prepared
 from runs import Run
 
@@ -33,7 +32,7 @@ def main(argv: list[str]) -> None:
     with run.timed("decide"):
         val, test = read_logits(run / "val_logits.npz"), read_logits(run / "test_logits.npz")
         calibration = tune.tune(task, val, run / "calibration.json", None if config.temperature == "tune" else config.temperature)
-        answered = decide.decide(task, test, calibration, config.rule, submission, read_ids(source.folder / "test.csv"))
+        answered = decide.decide(task, test, calibration, config.rule, submission, prepared.test_ids)
     run.save(config=config.model_dump())  # the rule and the temperature may be new
 
     fold = score.score_run(run.folder)
@@ -74,8 +73,7 @@ def summary(report: dict, run: Run, submission: Path) -> list[str]:
         held = report["held_out"]
         lines.append(f"test part, by the labels kept aside (solution.csv): score {held['score']:.4f}, macro-F1 {held['macro_f1']:.3f}; "
                      f"always {held['always']['class']} {held['always']['score']:.4f}")
-    made = [run / name for name in ("val_logits.npz", "test_logits.npz", "calibration.json", "report.json", "per_class.csv", "log.csv", "best.pt")]
-    lines.append(f"files: {', '.join(path.name for path in made)} in {shown(run.folder)}")
+    lines.append(f"files: val_logits.npz, test_logits.npz, calibration.json, report.json, per_class.csv, log.csv, best.pt in {shown(run.folder)}")
     lines.append("time: " + ", ".join(f"{stage} {clock(seconds)}" for stage, seconds in report["timings"].items()))
     return [*lines, f"submission: {shown(submission)}"]
 

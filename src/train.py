@@ -1,7 +1,6 @@
 """Train one configuration: `train.py CONFIG [--data DIR] [--demo] [key=value …]` leaves a run folder with val_logits.npz."""
 
 import csv
-import hashlib
 import json
 import sys
 
@@ -19,7 +18,7 @@ import prepare
 import runs
 from augment import Augment
 from config import Config
-from files import Logits, shown, write_logits, write_rows
+from files import Logits, digest, shown, write_logits, write_rows
 from labels import Table
 from locate import Source
 from prepare import Prepared
@@ -70,8 +69,8 @@ def train(config: Config, task: Task, source: Source, run: Run) -> Prepared:
         net = model.build(config, len(found.train.classes), "none" if (run / "last.pt").is_file() else config.weights)
     with run.timed("prepare"):
         prepared = prepare.images(source, found, config)
-    table, digest = prepared.train, _digest(prepared)
-    if run.about.get("digest", digest) != digest:
+    table, learned = prepared.train, _learned(prepared)
+    if run.about.get("digest", learned) != learned:
         raise UserError(f"{shown(run.folder)} was trained on other images or labels than these: give this run another name=, or delete {shown(run.folder)}")
     if trained:
         run.lock()
@@ -85,11 +84,10 @@ def train(config: Config, task: Task, source: Source, run: Run) -> Prepared:
     weights = data.class_weights(counts, config.sampler_exponent)
     prior = counts * weights / (counts * weights).sum()
     run.lock()
-    dtype = str(machine.dtype).removeprefix("torch.")
-    if run.about.get("dtype", dtype) != dtype:
-        print(f"WARNING: this run began in {run.about['dtype']} and goes on in {dtype}, on another device: its bytes will not repeat", file=sys.stderr)
+    if run.about.get("dtype", machine.precision) != machine.precision:
+        print(f"WARNING: this run began in {run.about['dtype']} and goes on in {machine.precision}, on another device: its bytes will not repeat", file=sys.stderr)
     run.save(
-        synthetic=source.synthetic, config=config.model_dump(), data=str(source.folder), digest=digest, split=_fingerprint(held_out), dtype=dtype,
+        synthetic=source.synthetic, config=config.model_dump(), data=str(source.folder), digest=learned, split=digest(held_out.tobytes()), dtype=machine.precision,
         classes=table.classes, counts=counts.tolist(), rows=len(targets), prior=prior.tolist(), seed=config.seed,
         normalisation={"mean": net.mean.flatten().tolist(), "std": net.std.flatten().tolist()},
         versions=runs.versions(), commit=runs.commit(), machine=str(machine), state="training",
@@ -115,15 +113,11 @@ def train(config: Config, task: Task, source: Source, run: Run) -> Prepared:
     return prepared
 
 
-def _digest(prepared: Prepared) -> str:
+def _learned(prepared: Prepared) -> str:
     """A fingerprint of what a run learns from: classes, ids, labels and packed pixels of the labelled table."""
     table = prepared.train
     pixels = prepared.pack.fingerprint(table.ids)
-    return hashlib.sha256(json.dumps([table.classes, pixels]).encode() + table.targets.tobytes()).hexdigest()[:16]
-
-
-def _fingerprint(held_out: np.ndarray) -> str:
-    return hashlib.sha256(held_out.tobytes()).hexdigest()[:16]
+    return digest(json.dumps([table.classes, pixels]).encode() + table.targets.tobytes())
 
 
 def _held_out(run: Run, table: Table, task: Task, config: Config) -> np.ndarray:
@@ -138,7 +132,7 @@ def _held_out(run: Run, table: Table, task: Task, config: Config) -> np.ndarray:
             held_out = np.array([part_of[name] == "validation" for name in table.ids.tolist()])
         except (KeyError, ValueError, csv.Error) as error:
             raise UserError(f"{shown(path)} is damaged ({type(error).__name__} {error}): delete {shown(run.folder)} and train again") from error
-    if run.about.get("split", _fingerprint(held_out)) != _fingerprint(held_out):
+    if run.about.get("split", digest(held_out.tobytes())) != digest(held_out.tobytes()):
         raise UserError(f"{shown(path)} is not the split that this run was trained with: put it back, or delete {shown(run.folder)} and train again")
     if not held_out.any() or held_out.all():
         raise UserError(f"{len(table.ids)} images with val_fraction = {config.val_fraction} leave {held_out.sum()} to validate: use more images")
