@@ -12,10 +12,12 @@ usage() {
 ./run.sh modelA | modelB [--data DIR] [--demo] [key=value ...]   train, tune, predict, write submissions/<name>.csv; resumes
 ./run.sh train CONFIG [--data DIR] [--demo] [key=value ...]      train only; leaves runs/<name>/val_logits.npz
 ./run.sh predict RUN [--data DIR]                                logits of the test images: RUN/test_logits.npz
-./run.sh tune VAL.npz --out calibration.json                     fit the decision rules, print them beside the constant answer
-./run.sh decide TEST.npz --calibration FILE --rule RULE --out CSV [--test test.csv]
+./run.sh evaluate RUN ...                                        the whole validation report of a run; several runs are compared
+./run.sh tune VAL.npz ... --out calibration.json                 fit the decision rules, print them beside the constant answer
+./run.sh decide TEST.npz ... --calibration FILE --rule RULE --out CSV [--test test.csv] [--counts FILE | --estimate-counts]
 ./run.sh score RUN | SUBMISSION.csv TRUTH.csv [--json FILE]      offline score, per class
 ./run.sh make-demo DIR [--images N] [--size PIXELS] [--seed S]   the synthetic data set in the competition's layout
+./run.sh worlds [--seeds N]                                      every decision rule in worlds whose best decision is known
 ./run.sh test                                                    the tests
 EOF
 }
@@ -39,7 +41,7 @@ verb=${1:-}
 [ $# -gt 0 ] && shift
 case $verb in
   "" | -h | --help | help) usage ;;
-  train | predict | tune | decide | score) install; exec "$python" "$root/src/$verb.py" "$@" ;;
+  train | predict | tune | decide | score | evaluate | worlds) install; exec "$python" "$root/src/$verb.py" "$@" ;;
   make-demo) install; exec "$python" "$root/src/make_demo.py" "$@" ;;
   test) install; cd "$root"; exec "$python" -m pytest -q tests "$@" ;;
   *)

@@ -38,7 +38,7 @@ class Config(BaseModel):
     weight_decay: Annotated[float, Field(ge=0)]
     clip_norm: Positive
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
-    sampler_exponent: Annotated[float, Field(ge=0, le=2)]  # a class is drawn with weight n^-exponent an image
+    imbalance: dict[Literal["sampler", "loss_weights", "logit_adjustment"], Annotated[float, Field(gt=0, le=2)]]  # see src/imbalance.py
     lr_patience: Count
     lr_factor: Annotated[float, Field(gt=0, lt=1)]
     patience: Annotated[int, Field(ge=1)]  # epochs without a better validation score before training stops
@@ -54,6 +54,7 @@ class Config(BaseModel):
 
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
     views: Annotated[list[str], Field(min_length=1)]
+    costs: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=3, max_length=3)]  # reward of a hit, cost of a false alarm, of a miss
     rule: str
     temperature: Literal["tune"] | Positive
     seed: Count
@@ -71,6 +72,22 @@ class Config(BaseModel):
         if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
             raise ValueError("true and false are no value for this key")
         return value
+
+
+    @field_validator("imbalance", mode="before")
+    @classmethod
+    def _read_imbalance(cls, value):
+        if not isinstance(value, str):  # run.json holds the parts already
+            return value
+        parts = [part.partition(":") for part in value.split("+")] if value != "none" else []
+        if not all(name and exponent for name, _, exponent in parts) or len({name for name, _, _ in parts}) < len(parts):
+            raise ValueError("it is written none, or NAME:EXPONENT with one of sampler, loss_weights, logit_adjustment, for example sampler:0.5")
+        return {name: exponent for name, _, exponent in parts}
+
+
+def spelled(imbalance: dict[str, float]) -> str:
+    """The `imbalance` setting as it is written."""
+    return "+".join(f"{name}:{exponent:g}" for name, exponent in imbalance.items()) or "none"
 
 
 INDIFFERENT = {"name", "workers", "rule", "temperature"}  # a trained run may be decided anew with these changed

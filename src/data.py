@@ -196,11 +196,6 @@ class Order(Sampler):
             yield Draw(self.epoch, position, int(index))
 
 
-def class_weights(counts: np.ndarray, exponent: float) -> np.ndarray:
-    """Sampling weight of an image of each class, n^−exponent, float [C]; 0 for a class without images."""
-    return np.power(counts, -float(exponent), out=np.zeros(len(counts)), where=np.asarray(counts) > 0, dtype=float)
-
-
 class Images(Dataset):
     """Rows of a packed array with their targets. An item: uint8 [1, S, S], float32 [C].
 

@@ -1,38 +1,70 @@
-"""From test logits to a submission: `decide.py TEST.npz --calibration FILE --rule RULE --out CSV [--test test.csv]`. Needs no torch."""
+"""From test logits to a submission: `decide.py TEST.npz … --calibration FILE … --rule RULE --out CSV`. Needs no torch.
 
+Several logits files of the same images are the folds of a cross-validation, in the order in which they were tuned.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from errors import Parser, command
-from files import Logits, read_json, read_logits, shown, write_submission
-from labels import read_ids
+from calibrate import estimate_counts
+from errors import Parser, UserError, command
+from files import Logits, read_json, read_logits, shown
+from labels import read_counts, read_ids
 from task import Task, competition
 
 
-def decide(task: Task, test: Logits, calibration: dict, rule: str, out: Path, test_ids: np.ndarray) -> np.ndarray:
-    """Write the submission and return how often each class was answered, int [C]."""
-    answers = task.decide(test, calibration, rule)
-    task.write(out, test.ids, test.classes, answers, test_ids)
-    return np.bincount(answers, minlength=len(test.classes))
+def decide(task: Task, tests: Sequence[Logits], calibration: dict, rule: str, out: Path, test_ids: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
+    """Write the submission and return how often each class was answered, int [C]. `counts` replaces the natural class counts."""
+    answers = task.decide(tests, calibration, rule, counts)
+    task.write(out, tests[0].ids, tests[0].classes, answers, test_ids)
+    return np.bincount(answers, minlength=len(tests[0].classes))
 
 
-def counts_table(classes: list[str], counts: np.ndarray) -> list[str]:
-    return [f"  {name:28}{count:7d}  {count / counts.sum():7.2%}" for name, count in zip(classes, counts, strict=True)]
+def counts_table(classes: Sequence[str], answered: np.ndarray, frequency: np.ndarray) -> list[str]:
+    """How often every class was answered, beside how many of its images the natural frequencies let expect, as lines."""
+    expected = np.asarray(frequency) / np.sum(frequency) * np.sum(answered)
+    return [f"  {'':28}{'answered':>9}{'expected':>10}",
+            *(f"  {name:28}{count:9d}{hope:10.1f}" for name, count, hope in zip(classes, answered, expected, strict=True))]
+
+
+def merged(paths: Sequence[Path]) -> dict:
+    """One calibration of several files, their networks in order."""
+    found = [read_json(path) for path in paths]
+    for path, calibration in zip(paths, found, strict=True):
+        missing = [key for key in ("classes", "costs", "networks") if key not in calibration]
+        if missing or not isinstance(calibration["networks"], list):
+            raise UserError(f"{shown(path)} is no calibration: make it with tune")
+        if any(calibration[key] != found[0][key] for key in ("classes", "costs")):
+            raise UserError(f"{shown(path)} was fitted for other classes or costs than {shown(paths[0])}")
+    return {**found[0], "networks": [network for calibration in found for network in calibration["networks"]]}
 
 
 def main(argv: list[str]) -> None:
-    parser = Parser(description="Decide test logits by a rule and write the submission.")
-    parser.add_argument("test", metavar="TEST.npz", type=Path)
-    parser.add_argument("--calibration", metavar="FILE", type=Path, required=True)
+    parser = Parser(description="Decide test logits by a rule and write the submission.",
+                    usage="TEST.npz [TEST.npz ...] --calibration FILE [FILE ...] --rule RULE --out CSV [--test test.csv] [--counts FILE | --estimate-counts]")
+    parser.add_argument("tests", metavar="TEST.npz", type=Path, nargs="+", help="one file a network (fold), all of the same images")
+    parser.add_argument("--calibration", metavar="FILE", type=Path, nargs="+", required=True, help="from tune: one for all networks, or one each")
     parser.add_argument("--rule", required=True)
     parser.add_argument("--out", metavar="CSV", type=Path, required=True)
     parser.add_argument("--test", dest="test_csv", metavar="test.csv", type=Path, help="check the rows against this file")
-    given = parser.parse_args(argv)
-    test = read_logits(given.test)
-    test_ids = read_ids(given.test_csv) if given.test_csv else test.ids
-    counts = decide(competition(), test, read_json(given.calibration), given.rule, given.out, test_ids)
-    print("\n".join(["answered:", *counts_table(test.classes, counts), f"wrote {shown(given.out)}: {len(test.ids)} rows"]))
+    parser.add_argument("--counts", metavar="FILE", type=Path, help="a CSV of class and count: the natural class counts of the test set, when they differ")
+    parser.add_argument("--estimate-counts", action="store_true", help="estimate them from these very logits (needs rule bayes)")
+    given = parser.parse_intermixed_args(argv)
+    if (given.counts or given.estimate_counts) and given.rule != "bayes":
+        raise UserError(f"rule {given.rule} does not use class counts: --counts and --estimate-counts need --rule bayes")
+    if given.counts and given.estimate_counts:
+        raise UserError("--counts and --estimate-counts exclude each other: give one")
+    task, tests, calibration = competition(), [read_logits(path) for path in given.tests], merged(given.calibration)
+    classes = tests[0].classes.tolist()
+    counts = read_counts(given.counts, classes) if given.counts else None
+    if given.estimate_counts:
+        counts = estimate_counts(task.posterior(tests, calibration), tests[0].counts)
+    test_ids = read_ids(given.test_csv) if given.test_csv else tests[0].ids
+    answered = decide(task, tests, calibration, given.rule, given.out, test_ids, counts)
+    lines = counts_table(classes, answered, sum(test.counts for test in tests) if counts is None else counts)
+    print("\n".join([*lines, f"wrote {shown(given.out)}: {len(test_ids)} rows by rule {given.rule}"]))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +117,10 @@ class Logits:
     rows: int
     prior: np.ndarray
 
+    def take(self, rows: np.ndarray) -> "Logits":
+        """Some of the rows, by mask or index."""
+        return replace(self, ids=self.ids[rows], logits=self.logits[:, rows], targets=self.targets[rows])
+
 
 def write_logits(path: Path, content: Logits) -> None:
     buffer = io.BytesIO()
@@ -133,11 +137,13 @@ def read_logits(path: Path) -> Logits:
             if missing:
                 raise UserError(f"{where} lacks {some(missing)}: it is no logits file of this kit")
             found = {field.name: archive[field.name] for field in fields(Logits)}
+        content = Logits(**{**found, "rows": int(found["rows"])})
+        if not all(np.issubdtype(found[name].dtype, np.number) for name in ("logits", "targets", "counts", "prior")) or found["classes"].ndim != 1:
+            raise UserError(f"{where}: logits, targets, counts and prior must be numbers, classes a list of names")
     except OSError as error:
         raise UserError(f"{where} cannot be read ({error.strerror or error})") from error
-    except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{where} is truncated or no .npz file: run predict again") from error
-    content = Logits(**{**found, "rows": int(found["rows"])})
+    except (ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{where} is truncated or no .npz file of this kit: make it again") from error
     classes = len(content.classes)
     wanted = {"logits": (content.logits.shape[:1] or (0,)) + (len(content.ids), classes), "targets": (len(content.ids), classes),
               "counts": (classes,), "prior": (classes,)}
@@ -146,6 +152,11 @@ def read_logits(path: Path) -> Logits:
             raise UserError(f"{where}: {name} has shape {getattr(content, name).shape} where its ids and classes ask for {shape}")
     if not len(content.ids) or not len(content.logits):
         raise UserError(f"{where} holds no rows")
+    for name in ("counts", "prior", "rows"):
+        if not np.isfinite(getattr(content, name)).all() or np.min(getattr(content, name)) < 0 or not np.any(getattr(content, name)):
+            raise UserError(f"{where}: {name} must be finite, not negative and not all 0")
+    if not ((content.counts > 0) & (content.prior > 0)).any():
+        raise UserError(f"{where}: no class has both training images (counts) and a training prior (prior)")
     bad = ~np.isfinite(content.logits).all(axis=(0, 2))
     if bad.any():
         raise UserError(f"{where} has logits that are NaN or infinite, in {bad.sum()} rows: {some(content.ids[bad])}")

@@ -13,14 +13,14 @@ import infer
 from config import Config
 from errors import UserError
 from files import write_rows
-from losses import LOSSES
+from losses import Loss
 from machine import Machine
 from model import Net
 from runs import Run, random_state, restore_random_state
 from task import Task
 
 
-def fit(net: Net, batches: DataLoader, validation: DataLoader, counts: np.ndarray, task: Task, config: Config, machine: Machine, run: Run) -> None:
+def fit(net: Net, batches: DataLoader, validation: DataLoader, loss: Loss, counts: np.ndarray, task: Task, config: Config, machine: Machine, run: Run) -> None:
     """Train until the last epoch or until the monitored figure rests; leaves best.pt, last.pt and log.csv in the run.
 
     The body is frozen for the first `frozen_epochs`. That warm-up neither lowers the learning rate nor counts towards
@@ -51,10 +51,10 @@ def fit(net: Net, batches: DataLoader, validation: DataLoader, counts: np.ndarra
         net.freeze(frozen)
         batches.sampler.epoch = epoch
         start = time.monotonic()
-        train_loss, speed = train_epoch(net, batches, optimizer, scaler, task, config, machine, f"epoch {epoch + 1}/{config.epochs}")
+        train_loss, speed = train_epoch(net, batches, loss, optimizer, scaler, config, machine, f"epoch {epoch + 1}/{config.epochs}")
         seen = infer.logits(net, validation, config.views[:1], machine, "validation")[0]
         targets = validation.dataset.targets
-        val_loss = LOSSES[task.loss](torch.from_numpy(seen), torch.from_numpy(targets), config.label_smoothing).item()
+        val_loss = loss(torch.from_numpy(seen).to(machine.device), torch.from_numpy(targets).to(machine.device)).item()
         if not (math.isfinite(train_loss) and np.isfinite(seen).all()):
             raise UserError(f"the loss is no longer a number in epoch {epoch + 1}: lower lr, or set precision=fp32")
         figures = task.metrics(targets, seen, counts)
@@ -83,7 +83,7 @@ def fit(net: Net, batches: DataLoader, validation: DataLoader, counts: np.ndarra
 
 
 def train_epoch(
-    net: nn.Module, batches: DataLoader, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, task: Task, config: Config, machine: Machine, what: str
+    net: nn.Module, batches: DataLoader, loss: Loss, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, config: Config, machine: Machine, what: str
 ) -> tuple[float, float]:
     """One pass over the batches. Returns the mean loss and the images per second."""
     net.train()
@@ -95,16 +95,16 @@ def train_epoch(
             try:
                 with machine.autocast():
                     logits = net(images)
-                loss = LOSSES[task.loss](logits, targets, config.label_smoothing)
+                value = loss(logits, targets)
                 optimizer.zero_grad(set_to_none=True)
-                scaler.scale(loss).backward()
+                scaler.scale(value).backward()
                 scaler.unscale_(optimizer)
                 torch.nn.utils.clip_grad_norm_(trained, config.clip_norm)
                 scaler.step(optimizer)
                 scaler.update()
             except torch.OutOfMemoryError as error:
                 raise UserError(f"the GPU's memory does not hold batch = {config.batch} at size = {config.size}: lower batch") from error
-            total += loss.detach() * len(images)
+            total += value.detach() * len(images)
             seen += len(images)
             bar.update(len(images))
             if not bar.disable and step % 10 == 0:  # reading the loss waits for the device

@@ -57,9 +57,40 @@ def read_one_hot(path: Path) -> Table:
     return Table(ids, classes, ones.astype(np.float32))
 
 
+def aligned(table: Table, ids: np.ndarray, classes: list[str], what: str) -> np.ndarray:
+    """A table's targets with its rows joined by id and its columns by name, float32 [N, C]; both must be the same sets.
+
+    `what` names the two in the error, as `a.csv and b.csv`.
+    """
+    for kind, ours, theirs in (("class columns", table.classes, classes), ("ids", table.ids.tolist(), np.asarray(ids).tolist())):
+        odd = sorted(set(ours) ^ set(theirs))
+        if odd:
+            raise UserError(f"{what} have different {kind}: {some(odd)} in only one of them")
+    rows = np.argsort(table.ids)[np.argsort(np.argsort(ids))]
+    return table.targets[rows][:, [table.classes.index(name) for name in classes]]
+
+
 def read_ids(path: Path) -> np.ndarray:
     """The `id` column of a CSV, in its order: str [N]."""
     return _read(path)[1]
+
+
+def read_counts(path: Path, classes: list[str]) -> np.ndarray:
+    """A CSV with the columns `class` and `count`, one row for each of `classes` in any order: float [C] in their order."""
+    try:
+        rows = list(csv.DictReader(io.StringIO(Path(path).read_bytes().decode("utf-8-sig"), newline="")))
+        found = {row["class"]: float(row["count"]) for row in rows}
+    except OSError as error:
+        raise UserError(f"{shown(path)} cannot be read ({error.strerror})") from error
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise UserError(f"{shown(path)} is no CSV with the columns class and count, a number in every row") from error
+    odd = sorted(set(classes) ^ set(found))
+    if odd or len(rows) != len(classes):
+        raise UserError(f"{shown(path)} must name every class of the logits once; missing, unknown or twice: {some(odd or [row['class'] for row in rows])}")
+    counts = np.array([found[name] for name in classes])
+    if not np.isfinite(counts).all() or (counts < 0).any() or not counts.any():
+        raise UserError(f"{shown(path)}: counts must be numbers of 0 or more, not all 0")
+    return counts
 
 
 def _read(path: Path) -> tuple[list[str], np.ndarray, list[list[str]]]:

@@ -5,18 +5,17 @@ not done again, so the same command goes on after whatever stopped it.
 """
 
 import sys
-from pathlib import Path
 
 import numpy as np
 
 from errors import UserError, command  # first, so that Ctrl-C is quiet while torch loads
 
 import decide
+import evaluate
 import predict
-import score
 import train
 import tune
-from files import home, read_logits, shown, write_json, write_rows
+from files import home, read_logits, shown
 from fit import clock
 from prepare import Prepared
 from runs import Run
@@ -31,24 +30,21 @@ def main(argv: list[str]) -> None:
         predict.predict(run, prepared)
     with run.timed("decide"):
         val, test = read_logits(run / "val_logits.npz"), read_logits(run / "test_logits.npz")
-        calibration = tune.tune(task, val, run / "calibration.json", None if config.temperature == "tune" else config.temperature)
-        answered = decide.decide(task, test, calibration, config.rule, submission, prepared.test_ids)
+        calibration = tune.tune(task, [val], run / "calibration.json", None if config.temperature == "tune" else config.temperature)
+        answered = decide.decide(task, [test], calibration, config.rule, submission, prepared.test_ids)
     run.save(config=config.model_dump())  # the rule and the temperature may be new
 
-    fold = score.score_run(run.folder)
-    report = {
-        "synthetic": source.synthetic, "run": config.name, "rule": config.rule, "best_epoch": run.about["best_epoch"],
-        "temperature": calibration["rules"]["temperature"]["temperature"], "validation": task.report(val, calibration),
-        "answered": dict(zip(val.classes.tolist(), answered.tolist(), strict=True)), "timings": run.about["timings"],
-    }
-    if (source.folder / "solution.csv").is_file():
-        try:
-            report["held_out"] = score.score_files(submission, source.folder / "solution.csv")
-        except UserError as error:
-            print(f"WARNING: solution.csv was not used: {error}", file=sys.stderr)
-    write_rows(run / "per_class.csv", fold["per_class"])
-    write_json(run / "report.json", report)
-    print("\n".join(summary(report, run, submission)))
+    with run.timed("evaluate"):
+        report = evaluate.evaluate(run.folder)
+    if "test_problem" in report:
+        print(f"WARNING: {report['test_problem']}", file=sys.stderr)
+    print("\n".join([
+        *summary(report, run), *tune.describe(calibration), "answered on the test images:", *decide.counts_table(val.classes, answered, val.counts),
+        f"files: val_logits.npz, test_logits.npz, calibration.json, report.json, per_class.csv, log.csv, best.pt in {shown(run.folder)}",
+        "time: " + ", ".join(f"{stage} {clock(seconds)}" for stage, seconds in run.about["timings"].items()),
+        *tune.warning(report["validation"], config.rule),
+        f"submission: {shown(submission)}",
+    ]))
 
 
 def _predicted(run: Run, prepared: Prepared) -> bool:
@@ -60,22 +56,16 @@ def _predicted(run: Run, prepared: Prepared) -> bool:
     return np.array_equal(ids, prepared.test_ids) and run.about.get("predicted") == prepared.pack.fingerprint(prepared.test_ids)
 
 
-def summary(report: dict, run: Run, submission: Path) -> list[str]:
-    """What the user reads last: every rule beside the constant answer, the answers, the files, the times."""
-    validation, rule = report["validation"], report["rule"]
-    lines = ["", f"==== {report['run']}: best epoch {report['best_epoch']}, rule {rule}, temperature {report['temperature']}"]
+def summary(report: dict, run: Run) -> list[str]:
+    """Every rule beside the constant answer, on the validation images and, where its labels are known, on the test part."""
+    lines = ["", f"==== {report['run']}: best epoch {report['best_epoch']}, rule {report['rule']}"]
     lines += ["SYNTHETIC DATA: these figures say nothing about real radiographs"] * report["synthetic"]
-    lines += ["validation:", *tune.table(validation)]
-    if validation["rules"][rule]["score"] <= validation["always"]["score"]:
-        lines.append(f"WARNING: on this fold rule {rule} scores no better than always answering {validation['always']['class']}. Think before you submit.")
-    lines += ["answered on the test images:", *decide.counts_table(list(report["answered"]), np.array(list(report["answered"].values())))]
-    if "held_out" in report:
-        held = report["held_out"]
-        lines.append(f"test part, by the labels kept aside (solution.csv): score {held['score']:.4f}, macro-F1 {held['macro_f1']:.3f}; "
-                     f"always {held['always']['class']} {held['always']['score']:.4f}")
-    lines.append(f"files: val_logits.npz, test_logits.npz, calibration.json, report.json, per_class.csv, log.csv, best.pt in {shown(run.folder)}")
-    lines.append("time: " + ", ".join(f"{stage} {clock(seconds)}" for stage, seconds in report["timings"].items()))
-    return [*lines, f"submission: {shown(submission)}"]
+    lines += ["validation score:", *tune.table(report["validation"])]
+    if "test" in report:
+        lines.append("test part, by the labels kept aside in solution.csv, with 95 % intervals:")
+        lines += [f"  {rule:11} {figures['score']:8.4f}  {tune.ends(figures['interval'])}" for rule, figures in report["test"]["rules"].items()]
+        lines.append(f"  always {report['test']['always']['class']} {report['test']['always']['score']:.4f}")
+    return lines
 
 
 if __name__ == "__main__":

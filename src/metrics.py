@@ -1,10 +1,28 @@
 """The competition's score and the figures beside it, on integer class answers."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-REWARD, FALSE_ALARM, MISS = 1.0, 1.0, 5.0
+from errors import UserError
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a hit earns, and what a false alarm and a miss cost."""
+
+    tp: float = 1.0
+    fp: float = 1.0
+    fn: float = 5.0
+
+
+def costs_of(given: Sequence[float] | None) -> Costs:
+    """`--costs TP FP FN`, checked."""
+    if given and not all(0 <= cost < math.inf for cost in given):
+        raise UserError(f"--costs {' '.join(map(str, given))}: the reward of a hit and the costs of a false alarm and of a miss are numbers of 0 or more")
+    return Costs(*given) if given else Costs()
 
 
 @dataclass(frozen=True)
@@ -19,6 +37,10 @@ class Tally:
     @property
     def present(self) -> np.ndarray:
         return self.n > 0
+
+    def rate(self, amount: np.ndarray) -> np.ndarray:
+        """`amount` of every class divided by the class's images, float [C]; NaN for absent classes."""
+        return np.divide(amount, self.n, out=np.full(len(self.n), np.nan), where=self.present)
 
 
 def tally(truth: np.ndarray, answers: np.ndarray, classes: int) -> Tally:
@@ -35,19 +57,25 @@ def constant(n: np.ndarray, answer: int) -> Tally:
     return Tally(n * chosen, (n.sum() - n) * chosen, n * ~chosen, n)
 
 
-def class_scores(counts: Tally) -> np.ndarray:
+def class_scores(counts: Tally, costs: Costs = Costs()) -> np.ndarray:
     """(TP_c − FP_c − 5·FN_c) / N_c for every class, float [C]; NaN where the truth has no image of the class."""
-    earned = REWARD * counts.tp - FALSE_ALARM * counts.fp - MISS * counts.fn
-    return np.divide(earned, counts.n, out=np.full(len(counts.n), np.nan), where=counts.present)
+    return counts.rate(costs.tp * counts.tp - costs.fp * counts.fp - costs.fn * counts.fn)
 
 
-def competition_score(counts: Tally) -> float:
+def competition_score(counts: Tally, costs: Costs = Costs()) -> float:
     """The mean of `class_scores` over the classes that the truth has: at best 1, no lower limit.
 
     Equal to 6·balanced_accuracy − 5 − mean_c(FP_c / N_c). How the organisers treat a class without images is not
     known; here it is left out of the mean, and whoever prints the score says so.
     """
-    return float(np.nanmean(class_scores(counts)))
+    return float(np.nanmean(class_scores(counts, costs)))
+
+
+def earned(truth: np.ndarray, answers: np.ndarray, classes: int, costs: Costs = Costs()) -> np.ndarray:
+    """What every image adds to `competition_score`, float [N]: their sum is the score."""
+    n = np.bincount(truth, minlength=classes)
+    each = np.divide(1.0, n, out=np.zeros(classes), where=n > 0) / (n > 0).sum()  # a false alarm for an absent class is free
+    return np.where(answers == truth, costs.tp * each[truth], -costs.fn * each[truth] - costs.fp * each[answers])
 
 
 def f1(counts: Tally) -> np.ndarray:
@@ -56,12 +84,32 @@ def f1(counts: Tally) -> np.ndarray:
     return np.divide(2 * counts.tp, below, out=np.full(len(counts.n), np.nan), where=counts.present)
 
 
-def summary(counts: Tally) -> dict[str, float]:
+def summary(counts: Tally, costs: Costs = Costs()) -> dict[str, float]:
     """Score, accuracy, balanced accuracy and macro-F1, each over the classes that are present."""
-    recall = np.divide(counts.tp, counts.n, out=np.full(len(counts.n), np.nan), where=counts.present)
     return {
-        "score": competition_score(counts),
+        "score": competition_score(counts, costs),
         "accuracy": float(counts.tp.sum() / counts.n.sum()),
-        "balanced_accuracy": float(np.nanmean(recall)),
+        "balanced_accuracy": float(np.nanmean(counts.rate(counts.tp))),
         "macro_f1": float(np.nanmean(f1(counts))),
     }
+
+
+def nll(probabilities: np.ndarray, truth: np.ndarray) -> float:
+    """Mean negative log-likelihood in nats of integer truth [N] under probabilities [N, C]; a 0 counts as 1e-12."""
+    return float(-np.log(np.maximum(probabilities[np.arange(len(truth)), truth], 1e-12)).mean())
+
+
+def brier(probabilities: np.ndarray, truth: np.ndarray) -> float:
+    """Mean over images of the squared distance to the one-hot truth, between 0 and 2 (Brier 1950, equation 2)."""
+    return float(((probabilities - np.eye(probabilities.shape[1])[truth]) ** 2).sum(axis=1).mean())
+
+
+def reliability(probabilities: np.ndarray, truth: np.ndarray, bins: int = 10) -> list[dict]:
+    """The most probable class's probability beside how often it is right, in bins of equal width (Guo et al. 2017, equations 1–2)."""
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    return [
+        {"from": b / bins, "to": (b + 1) / bins, "images": int((place == b).sum()),
+         "confidence": float(confidence[place == b].mean()), "accuracy": float(right[place == b].mean())}
+        for b in range(bins) if (place == b).any()
+    ]

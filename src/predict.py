@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
     folder = Path(given.data or about["data"])
     source = locate.opened(folder, f"--data {folder}" if given.data else f"{shown(folder)} (the data of {shown(given.run)}; name its new place with --data)")
     config = settings.of_run(about)
-    prepared = prepare.images(source, prepare.tables(source, TASKS[config.task](), config), config)
+    prepared = prepare.images(source, prepare.tables(source, TASKS[config.task](config), config), config)
     predict(Run(given.run), prepared)
     print(f"wrote {shown(given.run / 'test_logits.npz')}")
 

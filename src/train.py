@@ -11,7 +11,9 @@ from errors import Parser, UserError, command, some  # first, so that Ctrl-C is 
 import config as settings
 import data
 import fit
+import imbalance
 import infer
+import losses
 import machine as machinery
 import model
 import prepare
@@ -42,11 +44,13 @@ def opened(argv: list[str], description: str) -> tuple[Config, Task, Source, Run
     config = settings.load(given.config, given.settings)
     source, quick = prepare.find(given.data, config.slug, given.demo)
     config = settings.load(given.config, given.settings, source.synthetic, quick)
-    task = TASKS[config.task]()
+    task = TASKS[config.task](config)
     if config.frozen_epochs > config.epochs:
         raise UserError(f"frozen_epochs = {config.frozen_epochs} is more than epochs = {config.epochs}: set both")
     if config.views[0] != task.views[0] or len(set(config.views)) < len(config.views) or not set(config.views) <= set(task.views):
         raise UserError(f"views = {config.views}: the first must be {task.views[0]}, and a {task.name} run may use {some(task.views)}, once each")
+    if frozenset(config.imbalance) not in task.corrections:
+        raise UserError(f"imbalance = {settings.spelled(config.imbalance)}: {task.conflict}")
     if config.rule not in task.rules:
         raise UserError(f"rule = {config.rule!r}: a {task.name} run decides by one of {some(task.rules)}")
     run = Run.named(config.name)
@@ -81,8 +85,7 @@ def train(config: Config, task: Task, source: Source, run: Run) -> Prepared:
     targets, val_targets = table.targets[~held_out], table.targets[held_out]
     counts = targets.sum(axis=0).astype(int)
     _say_what_is_rare(table.classes, counts, val_targets)
-    weights = data.class_weights(counts, config.sampler_exponent)
-    prior = counts * weights / (counts * weights).sum()
+    prior = imbalance.prior(counts, config.imbalance)
     run.lock()
     if run.about.get("dtype", machine.precision) != machine.precision:
         print(f"WARNING: this run began in {run.about['dtype']} and goes on in {machine.precision}, on another device: its bytes will not repeat", file=sys.stderr)
@@ -98,13 +101,15 @@ def train(config: Config, task: Task, source: Source, run: Run) -> Prepared:
 
     net = machine.place(net)
     pin = machine.device.type == "cuda"
-    order = data.Order(len(targets), targets @ weights if config.sampler_exponent else None, shuffle=True, seed=config.seed)
+    weights = targets @ imbalance.class_weights(counts, config.imbalance["sampler"]) if "sampler" in config.imbalance else None
+    order = data.Order(len(targets), weights, shuffle=True, seed=config.seed)
     learn = data.Images(prepared.pack, table.ids[~held_out], targets, Augment(config), config.seed)
     batches = data.loader(learn, order, config.batch, machine.workers, pin, drop_last=len(learn) > config.batch)
     check = data.Images(prepared.pack, table.ids[held_out], val_targets)
     validation = data.loader(check, data.Order(len(check)), config.batch * 2, machine.workers, pin)
+    loss = losses.build(task.loss, config.label_smoothing, config.imbalance, counts, machine.device)
     with run.timed("train"):
-        fit.fit(net, batches, validation, counts, task, config, machine, run)
+        fit.fit(net, batches, validation, loss, counts, task, config, machine, run)
         best = run.load_checkpoint("best.pt", machine.device, ["model", "epoch"])
         net.load_state_dict(best["model"])
         logits = infer.logits(net, validation, config.views, machine, "validation")

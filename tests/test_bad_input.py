@@ -1,5 +1,7 @@
 """Every mistake a user makes ends in one sentence, exit code 2, and nothing half-written. One table, one process."""
 
+import json
+import math
 import shutil
 from pathlib import Path
 
@@ -55,7 +57,15 @@ SETTINGS = [
     (["name=../elsewhere"], "name = '../elsewhere' will not do"),
     (["seed"], "'seed' is not understood: settings are given as key=value"),
     (["frozen_epochs=9", "epochs=2"], "frozen_epochs = 9 is more than epochs = 2"),
-    (["rule=wishful"], "rule = 'wishful': a competition run decides by one of argmax, temperature"),
+    (["imbalance=sampler:0.5+loss_weights:0.5"], "imbalance = sampler:0.5+loss_weights:0.5: each of them shifts the class prior that the network learns"),
+    (["imbalance=sampler:0.5+logit_adjustment:1"], "scored −117 on Kaggle): keep one"),
+    (["imbalance=sampler"], "imbalance = 'sampler' will not do: it is written none, or NAME:EXPONENT"),
+    (["imbalance=sampler:0.5+sampler:0.5"], "it is written none, or NAME:EXPONENT"),
+    (["imbalance=focal:2"], "input should be 'sampler', 'loss_weights' or 'logit_adjustment'"),
+    (["imbalance=sampler:-1"], "input should be greater than 0"),
+    (["costs=[1, 1]"], "costs = [1, 1] will not do: list should have at least 3 items"),
+    (["costs=[1, -1, 5]"], "input should be greater than or equal to 0"),
+    (["rule=wishful"], "rule = 'wishful': a competition run decides by one of argmax, temperature, bayes, thresholds, bias, power"),
     (["views=[original, upside_down]"], "a competition run may use original, flip"),
     (["views=[flip]"], "the first must be original"),
     (["views=[]"], "views = [] will not do"),
@@ -253,13 +263,25 @@ def test_logits_files(tmp_path, home, call):
         tune(message)
     files.write_logits(tmp_path / "v.npz", logits())
     cut(tmp_path / "v.npz", 0.6)
-    tune("v.npz is truncated or no .npz file")
+    tune("v.npz is truncated or no .npz file of this kit")
     np.savez(tmp_path / "v.npz", logits=np.zeros(3))
     tune("v.npz lacks ids, targets, classes, counts, rows, prior")
     np.savez(tmp_path / "v.npz", **{**vars(logits()), "ids": np.array(["a", "b", None], dtype=object)})
-    tune("v.npz is truncated or no .npz file")  # pickled objects are never loaded
+    tune("v.npz is truncated or no .npz file of this kit")  # pickled objects are never loaded
     files.write_logits(tmp_path / "v.npz", logits())
     check(call("tune", tmp_path / "v.npz", "--temperature", "-1"), "--temperature -1.0 is no positive number", home)
+    check(call("tune", tmp_path / "v.npz", "--costs", "1", "-1", "5"), "--costs 1.0 -1.0 5.0: the reward of a hit", home)
+    check(call("tune", tmp_path / "v.npz", tmp_path / "v.npz"), "3 ids stand more than once in the validation files", home)
+    for changes, message in (({"classes": np.array(["A", "C"])}, "the validation files are for other classes: B, C in only one of them"),
+                             ({"classes": np.array(["B", "A"])}, "have their classes in different orders")):
+        files.write_logits(tmp_path / "w.npz", logits(ids=np.array(["d", "e", "f"]), **changes))
+        check(call("tune", tmp_path / "v.npz", tmp_path / "w.npz"), message, home)
+    for changes, message in (({"targets": np.ones((3, 2), np.float32)}, "rows without exactly one label"), ({"targets": np.eye(2, dtype=np.float32)[[0, 1, 1]] / 2}, "rows without exactly one label"),
+                             ({"counts": np.array([0, 0]), "prior": np.array([0.5, 0.5])}, "counts must be finite, not negative and not all 0"), ({"prior": np.array([np.nan, 1])}, "prior must be finite"),
+                             ({"prior": np.array([-1.0, 2.0])}, "prior must be finite, not negative"), ({"counts": np.array([-4, 8])}, "counts must be finite, not negative"), ({"rows": 0}, "rows must be finite"),
+                             ({"counts": np.array([0, 8]), "prior": np.array([1.0, 0.0])}, "no class has both training images"), ({"logits": np.zeros((2, 3, 2), bool)}, "must be numbers")):
+        files.write_logits(tmp_path / "v.npz", logits(**changes))
+        tune(message)
 
 
 def test_decide(tmp_path, home, call):
@@ -270,17 +292,43 @@ def test_decide(tmp_path, home, call):
         check(call("decide", tmp_path / "t.npz", "--calibration", tmp_path / calibration, "--rule", rule, "--out", tmp_path / "s.csv", *more), message, home)
         assert not (tmp_path / "s.csv").exists()
 
-    decide("there is no rule 'bold'; there are argmax, temperature", "bold")
+    decide("there is no rule 'bold'; there are argmax, temperature, bayes", "bold")
     (tmp_path / "other.csv").write_text("id\na\nc\nb\n")
     decide("line 3: id b where test.csv has c", "argmax", "c.json", "--test", tmp_path / "other.csv")
     decide("absent.json cannot be read", "argmax", "absent.json")
-    (tmp_path / "odd.json").write_text('{"classes": ["A", "C"], "rules": {"argmax": {"temperature": 1}}}')
-    decide("fitted for other classes", "argmax", "odd.json")
-    (tmp_path / "odd.json").write_text('{"classes": ["A", "B"]}')
-    decide("the calibration has no usable 'rules' for rule argmax", "argmax", "odd.json")
-    for value in ("0", "-1", "Infinity", "NaN"):
-        (tmp_path / "odd.json").write_text(f'{{"classes": ["A", "B"], "rules": {{"argmax": {{"temperature": {value}}}}}}}')
-        decide("is no positive number: make it again with tune", "argmax", "odd.json")
+
+    good = json.loads((tmp_path / "c.json").read_text())
+    network = good["networks"][0]
+    for spoilt, rule, message in (
+        ({"classes": ["A", "B"]}, "argmax", "odd.json is no calibration: make it with tune"),
+        ({**good, "networks": 3}, "argmax", "odd.json is no calibration: make it with tune"),
+        ({**good, "classes": ["A", "C"]}, "argmax", "the logits and their calibration are for other classes: B, C in only one of them"),
+        ({**good, "classes": ["B", "A"]}, "argmax", "have their classes in different orders"),
+        ({**good, "networks": []}, "argmax", "fitted on 0 validation files where 1 logits files are to be decided"),
+        ({**good, "networks": [{**network, "prior": [0.5, 0.5]}]}, "bayes", "the class prior of logits file 1 are not those of the network that was calibrated"),
+        ({**good, "networks": [{**network, "counts": [5, 8]}]}, "bayes", "the class counts of logits file 1"),
+        ({**good, "networks": [{**network, "rules": {}}]}, "bayes", "the calibration has no usable parameters for rule bayes"),
+        ({**good, "networks": [{**network, "rules": {"bayes": {"slopes": "x"}}}]}, "bayes", "the calibration has no usable parameters for rule bayes"),
+        *(({**good, "networks": [{**network, "rules": {"temperature": {"temperature": value}}}]}, "temperature", "is no positive number: make it again with tune")
+          for value in (0, -1, math.inf, math.nan)),
+    ):
+        (tmp_path / "odd.json").write_text(json.dumps(spoilt))
+        decide(message, rule, "odd.json")
+
+    for name, text, message in (
+        ("absent.csv", None, "absent.csv cannot be read"),
+        ("k.csv", "class,n\nA,1\nB,2\n", "is no CSV with the columns class and count"),
+        ("k.csv", "class,count\nA,1\nB,many\n", "is no CSV with the columns class and count"),
+        ("k.csv", "class,count\nA,1\n", "must name every class of the logits once; missing, unknown or twice: B"),
+        ("k.csv", "class,count\nA,1\nB,1\nB,1\n", "missing, unknown or twice: A, B, B"),
+        ("k.csv", "class,count\nA,-1\nB,1\n", "counts must be numbers of 0 or more"),
+        ("k.csv", "class,count\nA,0\nB,0\n", "not all 0"),
+    ):
+        if text:
+            (tmp_path / name).write_text(text)
+        decide(message, "bayes", "c.json", "--counts", tmp_path / name)
+    decide("rule argmax does not use class counts", "argmax", "c.json", "--estimate-counts")
+    decide("exclude each other", "bayes", "c.json", "--estimate-counts", "--counts", tmp_path / "k.csv")
     (tmp_path / "s.csv").mkdir()
     check(call("decide", tmp_path / "t.npz", "--calibration", tmp_path / "c.json", "--rule", "argmax", "--out", tmp_path / "s.csv"), "s.csv is no regular file", home)
     check(call("decide", tmp_path / "t.npz"), "the following arguments are required", home)

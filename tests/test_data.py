@@ -14,6 +14,7 @@ from PIL import Image
 
 import config as settings
 import data
+import imbalance
 from augment import Augment
 from errors import UserError
 
@@ -192,7 +193,7 @@ def test_an_image_that_is_drawn_twice_looks_different(folder):
 def test_sampler_follows_the_weights():
     """With weights 1/n every class is drawn alike, whatever its size; a class of weight 0 never is."""
     truth = np.repeat([0, 1, 2], [90, 9, 1])
-    weights = data.class_weights(np.array([90, 9, 1, 0]), 1.0)
+    weights = imbalance.class_weights(np.array([90, 9, 1, 0]), 1.0)
     assert weights[3] == 0
     drawn = Counter()
     for number in range(60):
@@ -200,8 +201,8 @@ def test_sampler_follows_the_weights():
         order.epoch = number
         drawn.update(truth[draw.index] for draw in order)
     assert all(drawn[c] / 6000 == pytest.approx(1 / 3, abs=0.03) for c in range(3))
-    assert data.class_weights(np.array([4, 16]), 0.5).tolist() == [0.5, 0.25]
-    assert data.class_weights(np.array([4, 16, 0]), 0.0).tolist() == [1, 1, 0]
+    assert imbalance.class_weights(np.array([4, 16]), 0.5).tolist() == [0.5, 0.25]
+    assert imbalance.class_weights(np.array([4, 16, 0]), 0.0).tolist() == [1, 1, 0]
 
 
 def test_without_weights_every_image_comes_once():

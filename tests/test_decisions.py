@@ -1,4 +1,4 @@
-"""Activation, temperature, rules, split and the two files they travel in."""
+"""The split, and the two files that logits and answers travel in."""
 
 import dataclasses
 import resource
@@ -10,10 +10,8 @@ import calibrate
 import files
 import folds
 import labels
-import rules
 from errors import UserError
 from files import Logits
-from task import competition
 
 CLASSES = np.array(["A", "B", "No Finding"])
 
@@ -26,60 +24,6 @@ def some_logits(views=2, n=60, seed=0, counts=(10, 5, 85)) -> Logits:
     return Logits(ids, logits, targets, CLASSES, np.array(counts), int(sum(counts)), np.array(counts) / sum(counts))
 
 
-def test_softmax_is_a_distribution_and_ignores_a_shift():
-    logits = np.random.default_rng(0).normal(0, 300, (2, 5, 4))
-    p = calibrate.softmax(logits)
-    assert np.allclose(p.sum(-1), 1) and (p >= 0).all()
-    assert np.allclose(p, calibrate.softmax(logits + 1e3))
-
-
-def test_views_are_averaged_after_softmax():
-    content = some_logits()
-    by_hand = np.stack([np.exp(v / 1.5) / np.exp(v / 1.5).sum(1, keepdims=True) for v in content.logits.astype(float)]).mean(0)
-    assert np.allclose(calibrate.probabilities(content.logits, 1.5), by_hand)
-
-
-def test_the_grid_holds_one_and_both_reported_temperatures():
-    assert {1.0, 1.2, 1.5} <= set(calibrate.GRID)
-
-
-def test_ties_go_to_the_smallest_log():
-    assert calibrate.tune_temperature(lambda value: 0.0)[0] == 1.0
-    assert calibrate.tune_temperature(lambda value: value in (0.5, 1.5))[0] == 1.5
-    assert calibrate.tune_temperature(lambda value: value in (1.2, 1.5))[0] == 1.2
-
-
-def test_the_tuned_temperature_is_the_best_of_the_grid_by_brute_force():
-    task, val = competition(), some_logits()
-    fitted = task.calibrate(val, None)["rules"]["temperature"]
-    truth = val.targets.argmax(1)
-
-    def score(value):
-        answers = calibrate.probabilities(val.logits, value).argmax(1)
-        tp = np.array([((truth == c) & (answers == c)).sum() for c in range(3)])
-        fp = np.array([((truth != c) & (answers == c)).sum() for c in range(3)])
-        n = np.bincount(truth, minlength=3)
-        return np.mean((tp - fp - 5 * (n - tp)) / n)
-
-    assert score(fitted["temperature"]) == pytest.approx(max(score(value) for value in calibrate.GRID))
-    assert [point["temperature"] for point in fitted["curve"]] == list(calibrate.GRID)
-    assert [point["score"] for point in fitted["curve"]] == pytest.approx([score(value) for value in calibrate.GRID])
-
-
-def test_one_view_needs_no_temperature():
-    assert competition().calibrate(some_logits(views=1), None)["rules"]["temperature"]["temperature"] == 1.0
-
-
-def test_a_given_temperature_is_kept():
-    fitted = competition().calibrate(some_logits(), 1.2)["rules"]["temperature"]
-    assert fitted["temperature"] == 1.2 and not fitted["tuned"]
-
-
-def test_a_class_without_training_images_is_never_answered():
-    p = np.array([[0.9, 0.06, 0.04], [0.2, 0.5, 0.3]])
-    assert rules.argmax(p, np.array([0, 3, 4])).tolist() == [1, 1]
-
-
 def test_split_is_stratified_seeded_and_keeps_single_images_in_training():
     strata = np.repeat([0, 1, 2, 3], [1000, 50, 3, 1])
     chosen = folds.stratified(strata, 0.2, seed=3)
@@ -87,6 +31,16 @@ def test_split_is_stratified_seeded_and_keeps_single_images_in_training():
     assert (chosen == folds.stratified(strata, 0.2, seed=3)).all()
     assert (chosen != folds.stratified(strata, 0.2, seed=4)).any()
     assert not folds.stratified(np.arange(9), 0.9, seed=0).any()
+
+
+def test_parts_spread_every_class_evenly():
+    strata = np.repeat([0, 1, 2, 3], [1000, 52, 3, 1])
+    part = folds.parts(strata, 5, seed=0)
+    for value in range(4):
+        times = np.bincount(part[strata == value], minlength=5)
+        assert times.max() - times.min() <= 1
+    assert (part == folds.parts(strata, 5, seed=0)).all() and (part != folds.parts(strata, 5, seed=1)).any()
+    assert abs(np.bincount(part) - len(strata) / 5).max() <= 1
 
 
 def test_logits_file_round_trip_is_exact_and_repeats_its_bytes(tmp_path):

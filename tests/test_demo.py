@@ -91,4 +91,4 @@ def test_nothing_at_hand_runs_the_demo_loudly_and_learns(home, call, monkeypatch
     assert (home / "submissions/modelB-demo.csv").is_file()
     report = json.loads((home / "runs/modelB-demo/report.json").read_text())
     assert list(report)[0] == "synthetic" and report["synthetic"] is True
-    assert report["held_out"]["score"] > report["held_out"]["always"]["score"] + 0.5
+    assert report["test"]["rules"]["temperature"]["score"] > report["test"]["always"]["score"] + 0.5

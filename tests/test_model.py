@@ -8,7 +8,9 @@ import torch
 from conftest import SHARED, needs_shared
 
 import config as settings
+import imbalance
 import infer
+import losses
 import machine as machinery
 import model
 import runs
@@ -30,7 +32,7 @@ def images(n=8, seed=0) -> torch.Tensor:
 def step(net) -> None:
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
     net.train()
-    cross_entropy(net(images()), torch.eye(8, 5), 0.0).backward()
+    cross_entropy(0.0, None, None)(net(images()), torch.eye(8, 5)).backward()
     optimizer.step()
 
 
@@ -113,9 +115,41 @@ def test_cross_entropy_is_the_formula():
     """−Σ ((1−ε)·y + ε/C)·log softmax(z), averaged over rows, in float32 even for half-precision logits."""
     logits, targets = torch.randn(6, 4), torch.eye(4)[torch.tensor([0, 1, 2, 3, 0, 1])]
     smooth = 0.9 * targets + 0.1 / 4
-    expected = -(smooth * torch.log_softmax(logits, 1)).sum(1).mean()
-    assert torch.allclose(cross_entropy(logits, targets, 0.1), expected)
-    assert cross_entropy(logits.half(), targets, 0.1).dtype == torch.float32
+    each = -(smooth * torch.log_softmax(logits, 1)).sum(1)
+    assert torch.allclose(cross_entropy(0.1, None, None)(logits, targets), each.mean())
+    assert cross_entropy(0.1, None, None)(logits.half(), targets).dtype == torch.float32
+    weights = torch.tensor([4.0, 1.0, 0.5, 0.0])
+    assert torch.allclose(cross_entropy(0.1, weights, None)(logits, targets), (each * weights[[0, 1, 2, 3, 0, 1]]).mean())
+    assert torch.allclose(cross_entropy(0.1, None, weights)(logits, targets), cross_entropy(0.1, None, None)(logits + weights, targets))
+
+
+@pytest.mark.parametrize("corrections", [{}, {"sampler": 0.5}, {"loss_weights": 0.5}, {"logit_adjustment": 1.0}, {"loss_weights": 0.3, "sampler": 0.4}])
+def test_training_learns_the_prior_that_the_logits_file_records(corrections):
+    """Images that look all alike: whatever the correction, softmax of the trained logits is `imbalance.prior`."""
+    counts = np.array([60, 30, 9, 1])
+    targets = torch.eye(4)[torch.repeat_interleave(torch.arange(4), torch.tensor(counts))]
+    drawn = torch.tensor(imbalance.class_weights(counts, corrections.get("sampler", 0)), dtype=torch.float32)
+    share = targets @ drawn / (targets @ drawn).sum()  # how often an epoch shows each image, on average
+    loss = losses.build("cross_entropy", 0.0, corrections, counts, torch.device("cpu"))
+    logits = torch.zeros(4, requires_grad=True)
+    optimizer = torch.optim.LBFGS([logits], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        value = sum(part * loss(logits[None], torch.eye(4)[c][None]) for c, part in enumerate(share @ targets))
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    assert logits.detach().softmax(0).numpy() == pytest.approx(imbalance.prior(counts, corrections), abs=2e-3)
+
+
+def test_loss_weights_average_one_over_the_images_and_skip_empty_classes():
+    counts = np.array([90, 10, 0])
+    loss = losses.build("cross_entropy", 0.0, {"loss_weights": 1.0}, counts, torch.device("cpu"))
+    targets = torch.eye(3)[torch.tensor([0] * 90 + [1] * 10)]
+    assert loss(torch.zeros(100, 3), targets).item() == pytest.approx(np.log(3), rel=1e-5)
+    assert loss(torch.zeros(1, 3), torch.eye(3)[[2]]).item() == 0
 
 
 @pytest.mark.parametrize("name", BODIES)
@@ -187,7 +221,7 @@ def test_half_precision_path_trains():
     for _ in range(5):  # the first steps may be skipped while the scale comes down
         with cpu.autocast():
             logits = net.train()(images())
-        scaler.scale(cross_entropy(logits, torch.eye(8, 5), 0.0)).backward()
+        scaler.scale(cross_entropy(0.0, None, None)(logits, torch.eye(8, 5))).backward()
         scaler.unscale_(optimizer)
         scaler.step(optimizer)
         scaler.update()

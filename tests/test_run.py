@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from conftest import ROOT, TINY
 import files
 import labels
 import main
+import task
 import train
+from task import competition
 
 OUTPUTS = ["val_logits.npz", "test_logits.npz"]
 
@@ -69,27 +72,30 @@ def test_the_main_job_leaves_what_it_promises(done, made, home, call):
     best = max(log, key=lambda row: float(row["score"]))
     assert int(best["epoch"]) == about["best_epoch"] and about["state"] == "trained"
 
-    # scoring the run and scoring its CSV are the same arithmetic as the log's
-    held_out = json.loads((run / "report.json").read_text())["held_out"]["score"]
+    # scoring the submission and the report's figures of the test part are the same arithmetic
+    report = json.loads((run / "report.json").read_text())
     scored = call("score", home / "submissions/done.csv", made / "solution.csv")
-    assert scored.out.splitlines()[-1] == f"score {held_out:.6f}"
+    assert scored.out.splitlines()[-1] == f"score {report['test']['rules']['temperature']['score']:.6f}"
 
-    # the run's own score is that of a CSV of its validation answers
-    truth, said = home / "truth.csv", home / "said.csv"
-    with np.load(run / "val_logits.npz") as raw:
-        temperature = json.loads((run / "calibration.json").read_text())["rules"]["temperature"]["temperature"]
-        z = raw["logits"].astype(float) / temperature
-        p = (np.exp(z) / np.exp(z).sum(-1, keepdims=True)).mean(0)
-    for path, rows in ((truth, val.targets.astype(int)), (said, np.eye(20, dtype=int)[np.where(val.counts > 0, p, -1).argmax(1)])):
+    # the run's own score is that of a CSV of its cross-fitted validation answers
+    calibration, truth, said = json.loads((run / "calibration.json").read_text()), home / "truth.csv", home / "said.csv"
+    answers, _ = competition().held_out([val], calibration, ["temperature"])
+    for path, rows in ((truth, val.targets.astype(int)), (said, np.eye(20, dtype=int)[answers["temperature"]])):
         path.write_text("\n".join([",".join(["id", *classes]), *(f"{i},{','.join(map(str, row))}" for i, row in zip(val.ids, rows))]) + "\n")
-    assert call("score", run).out == call("score", said, truth).out
+    own = call("score", run).out.splitlines()
+    assert [line for line in own if not line.startswith("decided by rule temperature")] == call("score", said, truth).out.splitlines()
+    assert own[-1] == f"score {report['validation']['rules']['temperature']['score']:.6f}"
+    assert [row["class"] for row in csv.DictReader(open(run / "per_class.csv"))] == classes
+
+    # evaluating it again writes the same report
+    before = (run / "report.json").read_bytes(), (run / "per_class.csv").read_bytes()
+    assert "NLL" in call("evaluate", run).out and before == ((run / "report.json").read_bytes(), (run / "per_class.csv").read_bytes())
+    assert call("evaluate", run, run).out.count("\nmean ") == 2
 
 
 def test_the_choice_metric_is_the_unflipped_argmax(done, home):
     run = home / "runs/done"
     val = files.read_logits(run / "val_logits.npz")
-    from task import competition
-
     log = list(csv.DictReader(open(run / "log.csv")))
     kept = competition().metrics(val.targets, val.logits[0], val.counts)["score"]
     assert kept == pytest.approx(max(float(row["score"]) for row in log))
@@ -192,7 +198,7 @@ def test_a_solution_that_cannot_be_read_is_said_and_passed_over(tiny, home, call
 def test_another_rule_or_temperature_needs_no_training(done, made, home, call):
     said = call("main", "modelB", "--data", made, *TINY, "name=done", "temperature=1.2", "rule=argmax")
     assert said.code == 0 and "is trained already" in said.out
-    calibration = json.loads((home / "runs/done/calibration.json").read_text())["rules"]["temperature"]
+    calibration = json.loads((home / "runs/done/calibration.json").read_text())["networks"][0]["rules"]["temperature"]
     assert calibration["temperature"] == 1.2 and not calibration["tuned"]
     assert json.loads((home / "runs/done/run.json").read_text())["config"]["rule"] == "argmax"
 
@@ -209,13 +215,9 @@ def test_the_stages_alone_give_the_same_files(done, made, home, call):
 
 def test_early_stopping_and_the_plateau_watch_the_score(made, home, call, monkeypatch):
     """A score that never improves after the warm-up: the rate is halved and training stops, the frozen stage not counted."""
-    from dataclasses import replace
-
-    import task
-
     falling = iter(-4.7 - 1e-5 * step for step in range(100))  # a little worse each time, as negative scores are
-    rigged = replace(task.competition(), metrics=lambda *_: {"score": next(falling)})
-    monkeypatch.setitem(task.TASKS, "competition", lambda: rigged)
+    rigged = replace(competition(), metrics=lambda *_: {"score": next(falling)})
+    monkeypatch.setitem(task.TASKS, "competition", lambda config: rigged)
     said = call("train", "modelB", "--data", made, *TINY, "epochs=20", "frozen_epochs=3", "patience=3", "lr_patience=0", "name=rested")
     assert said.code == 0 and "stopped early" in said.out
     log = list(csv.DictReader(open(home / "runs/rested/log.csv")))
