@@ -1,6 +1,7 @@
 """From logits to probabilities: plain softmax, and the calibrated posterior under the natural class frequencies."""
 
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 
@@ -11,6 +12,7 @@ GRID = tuple(round(0.5 + 0.1 * step, 1) for step in range(26))
 # Candidate standard deviations of the classes' own log-slopes and offsets; 0 gives no class one of its own.
 SLOPE_SPREADS, OFFSET_SPREADS = (0.0, 0.1, 0.2, 0.4), (0.0, 0.3, 1.0)
 WIDTH = 1.0  # standard deviation of the priors of the common log-slope and of the tilt: weak, and enough for a handful of rows
+FAR, STEPS = 2.0, 60  # of the search for a mode: the longest step in any parameter, and the most steps
 CLOSE = 0.02  # nats over all rows: the search for a mode ends with the step that promises less
 
 
@@ -53,7 +55,7 @@ class Posterior:
         known = trained(content)
         evidence, _, log_natural = _evidence(content, known)
         if counts is not None:
-            log_natural = np.log(np.maximum(counts[known] / counts[known].sum(), 1e-300))
+            log_natural = np.log(np.maximum(counts[known] / counts[known].sum(), 1e-30))
         found = np.zeros((len(content.ids), len(known)))
         found[:, known] = softmax(self.slopes[known] * evidence + self.offsets[known] + log_natural).mean(axis=0)
         return found
@@ -75,7 +77,8 @@ def fit_posterior(val: Logits) -> tuple[Posterior, tuple[float, float]]:
     hold for all classes: δ = 1 − slope is plain temperature scaling (Guo et al. 2017), which divides the training prior along
     with the evidence; δ = 0 divides only the evidence, which is what noisy logits need. How far single classes may leave
     them, s and then r, is chosen by the evidence of the rows (Laplace's approximation, MacKay 1992): 0 where the network errs
-    alike on all classes. Returns the posterior and (s, r).
+    alike on all classes. With several views the curvature in it is that of the views taken apart, which is the larger
+    one and leans towards 0. Returns the posterior and (s, r).
     """
     known = trained(val)
     rows = val.targets[:, known].any(axis=1)
@@ -85,15 +88,15 @@ def fit_posterior(val: Logits) -> tuple[Posterior, tuple[float, float]]:
     evidence, log_train, log_natural = _evidence(val, known)
     problem = _Problem(evidence[:, rows], val.targets[rows][:, known].argmax(axis=1), log_train, log_natural)
     classes = known.sum()
-    best, theta = None, np.zeros(2 + 2 * classes)
+    modes, theta = [], np.zeros(2 + 2 * classes)
     for spread in SLOPE_SPREADS:
         theta, worth = problem.solve(theta, spread, OFFSET_SPREADS[0])
-        best = max(best or (worth, spread, OFFSET_SPREADS[0], theta), (worth, spread, OFFSET_SPREADS[0], theta), key=lambda found: found[0])
-    theta, spread = best[3], best[1]
+        modes.append((worth, spread, OFFSET_SPREADS[0], theta))
+    _, spread, _, theta = max(modes, key=itemgetter(0))
     for offset_spread in OFFSET_SPREADS[1:]:
         theta, worth = problem.solve(theta, spread, offset_spread)
-        best = max(best, (worth, spread, offset_spread, theta), key=lambda found: found[0])
-    _, *spreads, theta = best
+        modes.append((worth, spread, offset_spread, theta))
+    _, *spreads, theta = max(modes, key=itemgetter(0))
     slopes[known] = np.exp(theta[0] + theta[2 : 2 + classes])
     offsets[known] = theta[2 + classes :] - theta[1] * log_train
     return Posterior(slopes, offsets), tuple(spreads)
@@ -142,15 +145,16 @@ class _Problem:
         precision = np.zeros(len(theta))
         precision[free] = deviations[free] ** -2.0
         value, gradient, curvature = self.at(theta, precision)
-        while True:
+        for _ in range(STEPS):
             step = np.zeros(len(theta))
             step[free] = -np.linalg.solve(curvature[np.ix_(free, free)], gradient[free])
             promised = gradient @ step
             if promised > -CLOSE:
                 theta, value = theta + step, value + promised / 2
                 break
+            step /= max(1.0, np.abs(step).max() / FAR)
             new = self.at(theta + step, precision)
-            while new[0] > value and np.abs(step).max() > 1e-6:
+            while not new[0] <= value and np.abs(step).max() > 1e-6:
                 step /= 4
                 new = self.at(theta + step, precision)
             theta, (value, gradient, curvature) = theta + step, new
@@ -166,12 +170,16 @@ class _Problem:
         signal = np.float32(np.exp(log_slopes))[:, None] * self.evidence
         p = signal + np.float32(offsets + self.log_natural)[:, None]
         p -= p.max(axis=0)
-        np.exp(p, out=p)
-        p /= p.sum(axis=0)
         here = self.labels, np.arange(p.shape[1])
-        true = (p[here] + np.float32(1e-30)).reshape(self.views, -1)
-        share = (true / true.sum(axis=0)).ravel()
-        value = 0.5 * precision @ theta**2 - np.log(true.mean(axis=0), dtype=float).sum()
+        true = p[here]
+        np.exp(p, out=p)
+        total = p.sum(axis=0)
+        p /= total
+        log_true = (true - np.log(total)).reshape(self.views, -1)  # not log p, which ends where p becomes 0
+        top = log_true.max(axis=0)
+        share = np.exp(log_true - top)
+        value = 0.5 * precision @ theta**2 - (top + np.log(share.mean(axis=0))).sum(dtype=float)
+        share = (share / share.sum(axis=0)).ravel()
 
         q, ps = p * share, p * signal
         qs = ps * share

@@ -54,9 +54,9 @@ class Config(BaseModel):
 
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
     views: Annotated[list[str], Field(min_length=1)]
-    costs: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=3, max_length=3)]  # reward of a hit, cost of a false alarm, of a miss
+    costs: Annotated[list[Annotated[float, Field(ge=0, le=1e6)]], Field(min_length=3, max_length=3)]  # reward of a hit, cost of a false alarm, of a miss
     rule: str
-    temperature: Literal["tune"] | Positive
+    temperature: Literal["tune"] | Annotated[float, Field(ge=0.01, le=100)]
     seed: Count
 
     limit: Count = 0  # training images, 0 = all

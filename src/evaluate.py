@@ -3,6 +3,7 @@
 Several runs are compared, the rules on each run's own images.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,11 +32,12 @@ def evaluate(folder: Path) -> dict:
         test = read_logits(folder / "test_logits.npz")
         try:
             targets = aligned(read_one_hot(solution), test.ids, test.classes.tolist(), f"the test logits and {shown(solution)}")
-            report["test"] = task.report_test([test], calibration, targets)
         except UserError as error:
-            report["test_problem"] = f"{shown(solution)} was not used: {error}"
-    write_rows(folder / "per_class.csv", report["per_class"])
+            print(f"WARNING: {shown(solution)} was not used: {error}", file=sys.stderr)
+        else:
+            report["test"] = task.report_test([test], calibration, targets)
     write_json(folder / "report.json", report)
+    write_rows(folder / "per_class.csv", report["per_class"])
     return report
 
 

@@ -72,7 +72,7 @@ def read_json(path: Path) -> dict:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{shown(path)} cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{shown(path)} is not JSON ({error}): delete it and make it again") from error
     if not isinstance(content, dict):
         raise UserError(f"{shown(path)} does not hold a JSON object: delete it and make it again")
@@ -95,6 +95,7 @@ def read_run(folder: Path) -> dict:
         raise UserError(f"{shown(folder)} is no run folder: it has no run.json (a run is made by `./run.sh modelB`)")
     about = read_json(folder / "run.json")
     missing = [key for key in ("config", "data", "classes", "counts", "rows", "prior", "state") if key not in about]
+    missing = missing or [key for key, kind in (("config", dict), ("data", str), ("classes", list)) if not isinstance(about[key], kind)]
     if missing:
         raise UserError(f"{shown(folder / 'run.json')} lacks {some(missing)}: delete {shown(folder)} and make the run again")
     return about
@@ -137,29 +138,37 @@ def read_logits(path: Path) -> Logits:
             if missing:
                 raise UserError(f"{where} lacks {some(missing)}: it is no logits file of this kit")
             found = {field.name: archive[field.name] for field in fields(Logits)}
-        content = Logits(**{**found, "rows": int(found["rows"])})
-        if not all(np.issubdtype(found[name].dtype, np.number) for name in ("logits", "targets", "counts", "prior")) or found["classes"].ndim != 1:
-            raise UserError(f"{where}: logits, targets, counts and prior must be numbers, classes a list of names")
+        for name, kinds in {"ids": "U", "classes": "U", "logits": "fiu", "targets": "fiu", "counts": "fiu", "prior": "fiu", "rows": "iu"}.items():
+            if found[name].dtype.kind not in kinds:
+                raise UserError(f"{where}: {name} are {found[name].dtype}, where {'text is' if kinds == 'U' else 'numbers are'} wanted")
+        with np.errstate(over="ignore"):
+            content = Logits(**{**found, "rows": int(found["rows"]), "logits": np.float32(found["logits"]), "targets": np.float32(found["targets"])})
     except OSError as error:
         raise UserError(f"{where} cannot be read ({error.strerror or error})") from error
     except (ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise UserError(f"{where} is truncated or no .npz file of this kit: make it again") from error
-    classes = len(content.classes)
-    wanted = {"logits": (content.logits.shape[:1] or (0,)) + (len(content.ids), classes), "targets": (len(content.ids), classes),
-              "counts": (classes,), "prior": (classes,)}
+    rows, classes = content.ids.shape[:1], content.classes.shape[:1]
+    wanted = {"ids": rows, "classes": classes, "logits": content.logits.shape[:1] + rows + classes, "targets": rows + classes, "counts": classes, "prior": classes}
     for name, shape in wanted.items():
         if getattr(content, name).shape != shape:
             raise UserError(f"{where}: {name} has shape {getattr(content, name).shape} where its ids and classes ask for {shape}")
-    if not len(content.ids) or not len(content.logits):
+    if not content.logits.size:
         raise UserError(f"{where} holds no rows")
+    for name, names in (("ids", content.ids), ("classes", content.classes)):
+        found, times = np.unique(names, return_counts=True)
+        if (times > 1).any() or (found == "").any():
+            raise UserError(f"{where}: {name} must be different names; twice or empty: {some(repr(str(one)) for one in found[(times > 1) | (found == '')])}")
+    if (content.classes == "id").any():
+        raise UserError(f"{where}: a class cannot be called id, which is the submission's first column")
     for name in ("counts", "prior", "rows"):
-        if not np.isfinite(getattr(content, name)).all() or np.min(getattr(content, name)) < 0 or not np.any(getattr(content, name)):
+        values = np.asarray(getattr(content, name))
+        if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1e12 or not values.any():
             raise UserError(f"{where}: {name} must be finite, not negative and not all 0")
     if not ((content.counts > 0) & (content.prior > 0)).any():
         raise UserError(f"{where}: no class has both training images (counts) and a training prior (prior)")
-    bad = ~np.isfinite(content.logits).all(axis=(0, 2))
+    bad = ~(np.abs(content.logits) < 1e6).all(axis=(0, 2))
     if bad.any():
-        raise UserError(f"{where} has logits that are NaN or infinite, in {bad.sum()} rows: {some(content.ids[bad])}")
+        raise UserError(f"{where} has logits that are NaN, infinite or beyond a million, in {bad.sum()} rows: {some(content.ids[bad])}")
     return content
 
 

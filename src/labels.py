@@ -88,8 +88,8 @@ def read_counts(path: Path, classes: list[str]) -> np.ndarray:
     if odd or len(rows) != len(classes):
         raise UserError(f"{shown(path)} must name every class of the logits once; missing, unknown or twice: {some(odd or [row['class'] for row in rows])}")
     counts = np.array([found[name] for name in classes])
-    if not np.isfinite(counts).all() or (counts < 0).any() or not counts.any():
-        raise UserError(f"{shown(path)}: counts must be numbers of 0 or more, not all 0")
+    if not (np.isin(counts, 0) | ((counts >= 1e-6) & (counts <= 1e12))).all() or not counts.any():
+        raise UserError(f"{shown(path)}: counts must be 0 or numbers from 1e-6 to 1e12, and not all 0")
     return counts
 
 

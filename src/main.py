@@ -4,8 +4,6 @@ Prepare → train → tune → predict → decide → score → report. Each sta
 not done again, so the same command goes on after whatever stopped it.
 """
 
-import sys
-
 import numpy as np
 
 from errors import UserError, command  # first, so that Ctrl-C is quiet while torch loads
@@ -36,8 +34,6 @@ def main(argv: list[str]) -> None:
 
     with run.timed("evaluate"):
         report = evaluate.evaluate(run.folder)
-    if "test_problem" in report:
-        print(f"WARNING: {report['test_problem']}", file=sys.stderr)
     print("\n".join([
         *summary(report, run), *tune.describe(calibration), "answered on the test images:", *decide.counts_table(val.classes, answered, val.counts),
         f"files: val_logits.npz, test_logits.npz, calibration.json, report.json, per_class.csv, log.csv, best.pt in {shown(run.folder)}",

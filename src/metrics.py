@@ -1,7 +1,5 @@
 """The competition's score and the figures beside it, on integer class answers."""
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,18 +9,16 @@ from errors import UserError
 
 @dataclass(frozen=True)
 class Costs:
-    """What a hit earns, and what a false alarm and a miss cost."""
+    """What a hit earns, and what a false alarm and a miss cost. Raises UserError unless all are numbers from 0 to 1e6."""
 
     tp: float = 1.0
     fp: float = 1.0
     fn: float = 5.0
 
-
-def costs_of(given: Sequence[float] | None) -> Costs:
-    """`--costs TP FP FN`, checked."""
-    if given and not all(0 <= cost < math.inf for cost in given):
-        raise UserError(f"--costs {' '.join(map(str, given))}: the reward of a hit and the costs of a false alarm and of a miss are numbers of 0 or more")
-    return Costs(*given) if given else Costs()
+    def __post_init__(self):
+        for cost in (self.tp, self.fp, self.fn):
+            if not isinstance(cost, (int, float)) or not 0 <= cost <= 1e6:
+                raise UserError(f"costs {self.tp} {self.fp} {self.fn}: the reward of a hit and the costs of a false alarm and of a miss are numbers from 0 to a million")
 
 
 @dataclass(frozen=True)
@@ -51,6 +47,11 @@ def tally(truth: np.ndarray, answers: np.ndarray, classes: int) -> Tally:
     return Tally(tp, answered - tp, n - tp, n)
 
 
+def tally_one_hot(targets: np.ndarray, answers: np.ndarray) -> Tally:
+    """The same against one-hot targets [N, C]."""
+    return tally(targets.argmax(axis=1), answers, targets.shape[1])
+
+
 def constant(n: np.ndarray, answer: int) -> Tally:
     """The tally of giving every image the same answer; n int [C] are the true images of every class."""
     chosen = np.arange(len(n)) == answer
@@ -71,10 +72,12 @@ def competition_score(counts: Tally, costs: Costs = Costs()) -> float:
     return float(np.nanmean(class_scores(counts, costs)))
 
 
-def earned(truth: np.ndarray, answers: np.ndarray, classes: int, costs: Costs = Costs()) -> np.ndarray:
-    """What every image adds to `competition_score`, float [N]: their sum is the score."""
-    n = np.bincount(truth, minlength=classes)
-    each = np.divide(1.0, n, out=np.zeros(classes), where=n > 0) / (n > 0).sum()  # a false alarm for an absent class is free
+def earned(truth: np.ndarray, answers: np.ndarray, n: np.ndarray, costs: Costs = Costs()) -> np.ndarray:
+    """What every image adds to `competition_score` where class c has n_c images, float [N]: their sum is the score.
+
+    A false alarm for a class with n_c = 0 is free, as in the score.
+    """
+    each = np.divide(1.0, n, out=np.zeros(len(n)), where=n > 0) / np.count_nonzero(n)
     return np.where(answers == truth, costs.tp * each[truth], -costs.fn * each[truth] - costs.fp * each[answers])
 
 

@@ -9,15 +9,15 @@ import metrics
 from errors import Parser, UserError, command
 from files import Logits, read_json, read_logits, read_run, shown, write_json
 from labels import aligned, read_one_hot
-from metrics import Costs, costs_of
-from task import TASKS, Task, tally
+from metrics import Costs, tally_one_hot
+from task import TASKS, Task
 
 
 def score_run(folder: Path) -> dict:
     """The validation fold of a run, decided by the run's own rule, cross-fitted: no image is decided by a fit that saw it."""
     config, task, val, calibration = opened(folder)
     answers = task.held_out([val], calibration, [config.rule])[0][config.rule]
-    return figures(val.classes.tolist(), tally(val.targets, answers), Costs(*config.costs)) | {"rule": config.rule}
+    return figures(val.classes.tolist(), tally_one_hot(val.targets, answers), Costs(**calibration["costs"])) | {"rule": config.rule}
 
 
 def opened(folder: Path) -> tuple[settings.Config, Task, Logits, dict]:
@@ -26,15 +26,17 @@ def opened(folder: Path) -> tuple[settings.Config, Task, Logits, dict]:
     for name in ("val_logits.npz", "calibration.json"):
         if not (folder / name).is_file():
             raise UserError(f"{shown(folder)} has no {name} yet: run the command that began it once more")
-    config = settings.of_run(about)
-    return config, TASKS[config.task](config), read_logits(folder / "val_logits.npz"), read_json(folder / "calibration.json")
+    config, val = settings.of_run(about), read_logits(folder / "val_logits.npz")
+    if val.classes.tolist() != about["classes"]:
+        raise UserError(f"{shown(folder / 'val_logits.npz')} has other classes than the run's run.json: run the command that began it once more")
+    return config, TASKS[config.task](config), val, read_json(folder / "calibration.json")
 
 
 def score_files(submission: Path, truth: Path, costs: Costs = Costs()) -> dict:
     """A submission against labels. Rows are joined by id and columns by name; both must be the same sets."""
     said, true = read_one_hot(submission), read_one_hot(truth)
     answers = aligned(said, true.ids, true.classes, f"{shown(submission)} and {shown(truth)}").argmax(axis=1)
-    return figures(true.classes, tally(true.targets, answers), costs)
+    return figures(true.classes, tally_one_hot(true.targets, answers), costs)
 
 
 def figures(classes: list[str], counts: metrics.Tally, costs: Costs = Costs()) -> dict:
@@ -86,7 +88,7 @@ def main(argv: list[str]) -> None:
         raise UserError("--costs is for a submission: a run is scored by the costs of its own configuration")
     if given.truth is None and given.what.suffix == ".csv":
         raise UserError(f"a submission is scored against labels: score {given.what} TRUTH.csv")
-    report = score_run(given.what) if given.truth is None else score_files(given.what, given.truth, costs_of(given.costs))
+    report = score_run(given.what) if given.truth is None else score_files(given.what, given.truth, Costs(*given.costs or ()))
     if given.json:
         write_json(given.json, report)
     print("\n".join(table(report)))

@@ -3,13 +3,13 @@
 Several files are the folds of a cross-validation: each network is calibrated on its own rows.
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from errors import Parser, UserError, command
 from files import Logits, read_logits, shown, write_json
-from metrics import costs_of
+from metrics import Costs
+from rules import TEMPERATURES
 from task import Task, competition
 
 OPTIMISTIC = "These images also chose the epoch, so every figure here is optimistic; one rare hit moves the score by tenths."
@@ -38,15 +38,17 @@ def ends(interval: Sequence[float]) -> str:
 
 
 def warning(report: dict, rule: str) -> list[str]:
-    """Lines that cannot be missed when a rule does not beat the constant answer; none when it does."""
-    figures, always = report["rules"][rule], report["always"]
-    if figures["over_always"] > 0:
+    """Lines that cannot be missed when a rule does not beat the constant answer; a note when it may be luck; else nothing."""
+    figures, always = report["rules"][rule], f"always answering {report['always']['class']}"
+    if figures["over_always_interval"][0] > 0:
         return []
+    if figures["over_always"] > 0:
+        return [f"note: rule {rule} is {figures['over_always']:.3f} above {always}, and its interval reaches below: it may be luck."]
     line = "!" * 100
-    better = max(report["rules"], key=lambda name: report["rules"][name]["score"])
-    advice = f"; rule={better} scores {report['rules'][better]['score']:.4f}" if report["rules"][better]["over_always"] > 0 else ""
-    return [line, f"WARNING: rule {rule} scores {figures['score']:.4f} cross-fitted, no better than always answering {always['class']} "
-            f"({always['score']:.4f}).", f"The CSV is written all the same. Think before you submit it{advice}.", line]
+    better = [f"{name} ({found['score']:.4f})" for name, found in report["rules"].items() if found["over_always_interval"][0] > 0]
+    advice = f", or choose rule={' or '.join(better)}" if better else ""
+    return [line, f"WARNING: rule {rule} scores {figures['score']:.4f} cross-fitted, no better than {always} ({report['always']['score']:.4f}).",
+            f"Think before you submit its answers{advice}.", line]
 
 
 def tune(task: Task, vals: Sequence[Logits], out: Path, temperature: float | None = None) -> dict:
@@ -63,9 +65,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--temperature", type=float, help="keep this temperature instead of tuning it")
     parser.add_argument("--costs", type=float, nargs=3, metavar=("TP", "FP", "FN"), help="reward of a hit, cost of a false alarm, cost of a miss (1 1 5)")
     given = parser.parse_args(argv)
-    if given.temperature is not None and not 0 < given.temperature < math.inf:
-        raise UserError(f"--temperature {given.temperature} is no positive number")
-    task, vals = competition(costs_of(given.costs)), [read_logits(path) for path in given.vals]
+    if given.temperature is not None and not TEMPERATURES[0] <= given.temperature <= TEMPERATURES[1]:
+        raise UserError(f"--temperature {given.temperature} is no number from {TEMPERATURES[0]} to {TEMPERATURES[1]}")
+    task, vals = competition(Costs(*given.costs or ())), [read_logits(path) for path in given.vals]
     calibration = tune(task, vals, given.out, given.temperature)
     report = task.report(vals, calibration)
     print("\n".join([*table(report), *describe(calibration), *warning(report, "bayes"), f"wrote {shown(given.out)}"]))

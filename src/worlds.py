@@ -10,7 +10,7 @@ labels is in them. Not part of the main path; needs no torch.
 import argparse
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -138,7 +138,7 @@ def one_temperature(val: Logits) -> Posterior:
 def scores(world: World, seed: int, rows: int) -> dict[str, float]:
     """The expected score of the exact and of the knowable best decision, of every rule, and of `bayes` with one temperature only."""
     val, sample = simulate(world, seed, rows)
-    test = replace(_file(sample.logits, np.full(sample.exact.shape, np.nan), val.classes, val.prior))
+    test = _file(sample.logits, np.full(sample.exact.shape, np.nan), val.classes, val.prior)
     answers = {name: bayes_scores(p, NATURAL, Costs()).argmax(axis=1) for name, p in
                (("exact", sample.exact), ("knowable", sample.knowable), ("one temperature", one_temperature(val).probabilities(test)))}
     for name, rule in RULES.items():
@@ -201,6 +201,8 @@ def main(argv: list[str]) -> None:
     given = parser.parse_args(argv)
     if given.seeds < 2 or given.rows < 1000:
         raise UserError("--seeds must be 2 or more, and --rows 1000 or more")
+    if given.json and (given.json.is_dir() or not given.json.absolute().parent.is_dir()):
+        raise UserError(f"--json {given.json}: name a file in a folder that exists")
     print("scores: mean ± s.d. over the seeds, expected under the exact posterior; the last three columns: regret of bayes to the decision by the exact\n"
           "posterior and to the best decision that these logits allow, and the latter for bayes with one temperature only\n" + header(), flush=True)
     results = prove(WORLDS, given.seeds, given.rows, lambda text: print(text, flush=True))

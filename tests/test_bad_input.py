@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -246,42 +247,68 @@ def logits(**changes) -> Logits:
     return Logits(**(good | changes))
 
 
+# what is changed in a good file of three rows and two classes, and the sentence of tune
+LOGITS = [
+    ({"logits": np.where(np.arange(3)[:, None] == 1, np.nan, 0).repeat(2, 1)[None].astype(np.float32)}, "logits that are NaN, infinite or beyond a million, in 1 rows: b"),
+    ({"logits": np.full((1, 3, 2), 1e300)}, "beyond a million, in 3 rows: a, b, c"),
+    ({"logits": np.zeros((2, 3, 2), bool)}, "logits are bool, where numbers are wanted"),
+    ({"logits": np.zeros((2, 3, 2), complex)}, "where numbers are wanted"),
+    ({"targets": np.full((3, 2), np.nan, np.float32)}, "these logits have no labels to tune on"),
+    ({"targets": np.ones((3, 2), np.float32)}, "rows without exactly one label"),
+    ({"targets": np.eye(2, dtype=np.float32)[[0, 1, 1]] / 2}, "rows without exactly one label"),
+    ({"counts": np.array([0, 0]), "prior": np.array([0.5, 0.5])}, "counts must be finite, not negative and not all 0"),
+    ({"counts": np.array([-4, 8])}, "counts must be finite, not negative"),
+    ({"counts": np.array([1e308, 1e308])}, "counts must be finite"),
+    ({"counts": np.array([4 + 1j, 8])}, "where numbers are wanted"),
+    ({"counts": np.array([0, 8]), "prior": np.array([1.0, 0.0])}, "no class has both training images"),
+    ({"prior": np.ones(5)}, "prior has shape (5,)"),
+    ({"prior": np.array([np.nan, 1])}, "prior must be finite"),
+    ({"prior": np.array([-1.0, 2.0])}, "prior must be finite, not negative"),
+    ({"rows": 0}, "rows must be finite"),
+    ({"rows": math.inf}, "rows are float64"),
+    ({"ids": np.array(["a"])}, "logits has shape (2, 3, 2)"),
+    ({"ids": np.array(["a", "a", "b"])}, "ids must be different names; twice or empty: 'a'"),
+    ({"ids": np.array([["a"], ["b"], ["c"]])}, "ids has shape (3, 1)"),
+    ({"ids": np.array([b"a", b"b", b"c"])}, "ids are |S1, where text is wanted"),
+    ({"ids": np.array(["a", "b", None], dtype=object)}, "v.npz is truncated or no .npz file of this kit"),  # pickled objects are never loaded
+    ({"ids": np.empty(0, str), "logits": np.empty((1, 0, 2)), "targets": np.empty((0, 2))}, "holds no rows"),
+    ({"classes": np.empty(0, str), "logits": np.empty((1, 3, 0)), "targets": np.empty((3, 0)), "counts": np.empty(0), "prior": np.empty(0)}, "holds no rows"),
+    ({"classes": np.array([1, 2])}, "where text is wanted"),
+    ({"classes": np.array(["A", "A"])}, "classes must be different names; twice or empty: 'A'"),
+    ({"classes": np.array(["A", ""])}, "twice or empty: ''"),
+    ({"classes": np.array(["A", "id"])}, "a class cannot be called id"),
+]
+
+
 def test_logits_files(tmp_path, home, call):
     def tune(message):
         check(call("tune", tmp_path / "v.npz", "--out", tmp_path / "c.json"), message, home)
         assert not (tmp_path / "c.json").exists()
 
     tune("v.npz cannot be read")
-    for changes, message in (
-        ({"logits": np.where(np.arange(3)[:, None] == 1, np.nan, 0).repeat(2, 1)[None].astype(np.float32)}, "NaN or infinite, in 1 rows: b"),
-        ({"targets": np.full((3, 2), np.nan, np.float32)}, "these logits have no labels to tune on"),
-        ({"prior": np.ones(5)}, "prior has shape (5,)"),
-        ({"ids": np.array(["a"])}, "logits has shape (2, 3, 2)"),
-        ({"ids": np.empty(0, str), "logits": np.empty((1, 0, 2)), "targets": np.empty((0, 2))}, "holds no rows"),
-    ):
-        files.write_logits(tmp_path / "v.npz", logits(**changes))
+    for changes, message in LOGITS:
+        np.savez(tmp_path / "v.npz", **vars(logits(**changes)))
         tune(message)
     files.write_logits(tmp_path / "v.npz", logits())
     cut(tmp_path / "v.npz", 0.6)
     tune("v.npz is truncated or no .npz file of this kit")
     np.savez(tmp_path / "v.npz", logits=np.zeros(3))
     tune("v.npz lacks ids, targets, classes, counts, rows, prior")
-    np.savez(tmp_path / "v.npz", **{**vars(logits()), "ids": np.array(["a", "b", None], dtype=object)})
-    tune("v.npz is truncated or no .npz file of this kit")  # pickled objects are never loaded
+
+
+def test_tune(tmp_path, home, call):
+    def tune(message, *given):
+        check(call("tune", tmp_path / "v.npz", *given, "--out", tmp_path / "c.json"), message, home)
+        assert not (tmp_path / "c.json").exists()
+
     files.write_logits(tmp_path / "v.npz", logits())
-    check(call("tune", tmp_path / "v.npz", "--temperature", "-1"), "--temperature -1.0 is no positive number", home)
-    check(call("tune", tmp_path / "v.npz", "--costs", "1", "-1", "5"), "--costs 1.0 -1.0 5.0: the reward of a hit", home)
-    check(call("tune", tmp_path / "v.npz", tmp_path / "v.npz"), "3 ids stand more than once in the validation files", home)
-    for changes, message in (({"classes": np.array(["A", "C"])}, "the validation files are for other classes: B, C in only one of them"),
-                             ({"classes": np.array(["B", "A"])}, "have their classes in different orders")):
-        files.write_logits(tmp_path / "w.npz", logits(ids=np.array(["d", "e", "f"]), **changes))
-        check(call("tune", tmp_path / "v.npz", tmp_path / "w.npz"), message, home)
-    for changes, message in (({"targets": np.ones((3, 2), np.float32)}, "rows without exactly one label"), ({"targets": np.eye(2, dtype=np.float32)[[0, 1, 1]] / 2}, "rows without exactly one label"),
-                             ({"counts": np.array([0, 0]), "prior": np.array([0.5, 0.5])}, "counts must be finite, not negative and not all 0"), ({"prior": np.array([np.nan, 1])}, "prior must be finite"),
-                             ({"prior": np.array([-1.0, 2.0])}, "prior must be finite, not negative"), ({"counts": np.array([-4, 8])}, "counts must be finite, not negative"), ({"rows": 0}, "rows must be finite"),
-                             ({"counts": np.array([0, 8]), "prior": np.array([1.0, 0.0])}, "no class has both training images"), ({"logits": np.zeros((2, 3, 2), bool)}, "must be numbers")):
-        files.write_logits(tmp_path / "v.npz", logits(**changes))
-        tune(message)
+    tune("--temperature -1.0 is no number from 0.01 to 100.0", "--temperature", "-1")
+    for costs in (("1", "-1", "5"), ("1", "nan", "5"), ("1e308", "1", "5")):
+        tune("are numbers from 0 to a million", "--costs", *costs)
+    tune("3 ids stand more than once in the validation files", tmp_path / "v.npz")
+    for classes, message in ((["A", "C"], "the validation files are for other classes: B, C in only one of them"), (["B", "A"], "have their classes in different orders")):
+        files.write_logits(tmp_path / "w.npz", logits(ids=np.array(["d", "e", "f"]), classes=np.array(classes)))
+        tune(message, tmp_path / "w.npz")
 
 
 def test_decide(tmp_path, home, call):
@@ -304,13 +331,20 @@ def test_decide(tmp_path, home, call):
         ({**good, "networks": 3}, "argmax", "odd.json is no calibration: make it with tune"),
         ({**good, "classes": ["A", "C"]}, "argmax", "the logits and their calibration are for other classes: B, C in only one of them"),
         ({**good, "classes": ["B", "A"]}, "argmax", "have their classes in different orders"),
-        ({**good, "networks": []}, "argmax", "fitted on 0 validation files where 1 logits files are to be decided"),
+        ({**good, "networks": []}, "argmax", "fitted on 0 validation files, and 1 logits files are to be decided"),
         ({**good, "networks": [{**network, "prior": [0.5, 0.5]}]}, "bayes", "the class prior of logits file 1 are not those of the network that was calibrated"),
+        ({**good, "networks": [{**network, "prior": "half"}]}, "bayes", "the calibration has no usable parameters"),
         ({**good, "networks": [{**network, "counts": [5, 8]}]}, "bayes", "the class counts of logits file 1"),
         ({**good, "networks": [{**network, "rules": {}}]}, "bayes", "the calibration has no usable parameters for rule bayes"),
-        ({**good, "networks": [{**network, "rules": {"bayes": {"slopes": "x"}}}]}, "bayes", "the calibration has no usable parameters for rule bayes"),
-        *(({**good, "networks": [{**network, "rules": {"temperature": {"temperature": value}}}]}, "temperature", "is no positive number: make it again with tune")
-          for value in (0, -1, math.inf, math.nan)),
+        ({**good, "networks": ["x"]}, "bayes", "the calibration has no usable parameters for rule bayes"),
+        ({**good, "costs": {"tp": 1, "fp": 1, "fp2": 5}}, "bayes", "the calibration has no usable parameters for rule bayes"),
+        ({**good, "costs": {"tp": 1, "fp": math.nan, "fn": 5}}, "bayes", "are numbers from 0 to a million"),
+        *(({**good, "networks": [{**network, "rules": {rule: params}}]}, rule, f"the calibration has no usable parameters for rule {rule}")
+          for rule, params in (
+              *(("temperature", {"temperature": value}) for value in (0, -1, math.inf, math.nan, 1e-300, True, "1", [1, 1], None)),
+              *(("bayes", {"offsets": [0, 0], "slopes": value}) for value in ("x", [1], [[1, 1]], 1, [1, math.nan], [1, math.inf], [1, -1], [1, None])),
+              ("bayes", {"slopes": [1, 1]}), ("bayes", [1]), ("argmax", [1]), ("thresholds", {"thresholds": [0, 0.5]}), ("bias", {"bias": [math.nan, 0]}),
+              ("bias", {"bias": [0]}), ("power", {"alpha": 1e9}), ("power", {"alpha": math.nan}))),
     ):
         (tmp_path / "odd.json").write_text(json.dumps(spoilt))
         decide(message, rule, "odd.json")
@@ -321,8 +355,9 @@ def test_decide(tmp_path, home, call):
         ("k.csv", "class,count\nA,1\nB,many\n", "is no CSV with the columns class and count"),
         ("k.csv", "class,count\nA,1\n", "must name every class of the logits once; missing, unknown or twice: B"),
         ("k.csv", "class,count\nA,1\nB,1\nB,1\n", "missing, unknown or twice: A, B, B"),
-        ("k.csv", "class,count\nA,-1\nB,1\n", "counts must be numbers of 0 or more"),
+        ("k.csv", "class,count\nA,-1\nB,1\n", "counts must be 0 or numbers from 1e-6 to 1e12"),
         ("k.csv", "class,count\nA,0\nB,0\n", "not all 0"),
+        ("k.csv", "class,count\nA,1e308\nB,1\n", "counts must be 0 or numbers"),
     ):
         if text:
             (tmp_path / name).write_text(text)
@@ -346,6 +381,20 @@ def test_score(tmp_path, home, call):
         check(call("score", tmp_path / "said.csv", tmp_path / "truth.csv"), message, home)
     check(call("score", tmp_path / "said.csv"), "a submission is scored against labels", home)
     check(call("score", tmp_path), "is no run folder: it has no run.json", home)
+
+
+def test_the_validation_labels_of_a_run(made, home, call):
+    assert call("main", "modelB", "--data", made, *TINY, "epochs=1", "name=spoilt").code == 0
+    run = home / "runs/spoilt"
+    before, val = (run / "report.json").read_bytes(), files.read_logits(run / "val_logits.npz")
+    for targets, sentence in ((np.full_like(val.targets, np.nan), "these logits have no labels"), (val.targets / 2, "rows without exactly one label")):
+        files.write_logits(run / "val_logits.npz", replace(val, targets=targets))
+        for verb in ("score", "evaluate"):
+            said = call(verb, run)
+            assert said.code == 2 and sentence in said.err
+    files.write_logits(run / "val_logits.npz", replace(val, classes=val.classes[::-1]))
+    assert "has other classes than the run's run.json" in call("score", run).err
+    assert (run / "report.json").read_bytes() == before
 
 
 def test_make_demo(tmp_path, home, call):

@@ -87,6 +87,15 @@ def test_gradient_and_value_of_the_fit_agree():
     assert np.allclose(curvature, curvature.T, rtol=1e-4, atol=1e-3) and np.linalg.eigvalsh(curvature).min() > -1e-2
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", [20.0, 50.0, 300.0, 1e5])
+def test_the_fit_ends_for_absurdly_confident_logits(scale):
+    val, sample = worlds.simulate(World("", sampler=0.5, scale=scale), 1, 500)
+    fitted, _ = calibrate.fit_posterior(val.take(np.arange(0, len(val.ids), 5)))
+    assert np.isfinite(fitted.probabilities(unlabelled(sample, val))).all()
+    assert scale > 50 or fitted.slopes[19] == pytest.approx(1 / scale, rel=0.15)
+
+
 def test_a_handful_of_rows_or_none_is_enough_to_stay_sane():
     val, sample = worlds.simulate(World("", sampler=0.5), 0, 200)
     for rows in (np.array([9000]), np.arange(0, 10000, 2500), np.arange(3)):

@@ -13,6 +13,7 @@ FLOORS = [
     {"files"},
     {"config", "labels", "locate", "folds", "imbalance", "metrics", "stats", "calibrate"},
     {"rules"},
+    {"decision"},
     {"task"},
     {"augment", "losses", "machine", "kaggle_client", "demo", "runs"},
     {"data", "model"},
@@ -23,7 +24,7 @@ FLOORS = [
     {"main"},
 ]
 HEAVY = {"torch", "timm", "albumentations", "torchvision"}
-GROUND = set().union(*FLOORS[:5])
+GROUND = set().union(*FLOORS[:6])
 
 
 def imports(name: str) -> set[str]:

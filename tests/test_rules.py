@@ -13,7 +13,9 @@ import labels
 import metrics
 import rules
 import stats
+import tune
 import worlds
+from errors import UserError
 from files import Logits
 from metrics import Costs
 from rules import RULES
@@ -62,7 +64,7 @@ def test_image_by_image_earnings_add_up_to_the_score():
     rng = np.random.default_rng(0)
     for costs in (Costs(), Costs(2.0, 0.5, 3.0)):
         truth, answers = rng.integers(0, 4, 80), rng.integers(0, 5, 80)  # class 4 is absent from the truth
-        assert metrics.earned(truth, answers, 5, costs).sum() == pytest.approx(metrics.competition_score(metrics.tally(truth, answers, 5), costs))
+        assert metrics.earned(truth, answers, np.bincount(truth, minlength=5), costs).sum() == pytest.approx(metrics.competition_score(metrics.tally(truth, answers, 5), costs))
 
 
 def test_temperature_is_the_best_of_the_grid_by_brute_force():
@@ -124,11 +126,36 @@ def test_what_was_not_trained_is_never_answered_and_what_was_not_validated_does_
     assert report["skipped_classes"] == ["E"] and report["untrained_classes"] == ["D"] and report["few_images"] == ["C", "D"]
 
 
+def test_a_false_alarm_for_a_class_without_rows_is_not_free_in_a_fit():
+    """Otherwise the rules would learn to answer the rarest class wherever a part of the rows has none of it."""
+    val, _ = worlds.simulate(World("", sampler=0.5), 0, 1000)
+    without = val.take(val.targets[:, 15] == 0)
+    assert RULES["bias"].fit(without, Costs())["bias"][15] <= 0
+
+
+def test_nothing_to_answer_is_said():
+    val = some_logits()
+    params = RULES["bayes"].fit(val, Costs())
+    with pytest.raises(UserError, match="there is no class to answer"):
+        RULES["bayes"].answers([val], [params], Costs(), np.zeros(3))
+    others = [replace(val, counts=np.array([5, 0, 0])), replace(val, counts=np.array([0, 5, 5]))]
+    with pytest.raises(UserError, match="there is no class to answer"):
+        RULES["bayes"].answers(others, [params, params], Costs())
+
+
+def test_networks_of_different_size_count_alike():
+    small, large = some_logits(seed=1), some_logits(seed=2)
+    large = replace(large, counts=large.counts * 1000, rows=large.rows * 1000)
+    params = [RULES["bayes"].fit(some_logits(seed=3, n=300), Costs())] * 2
+    same = replace(large, counts=small.counts, rows=small.rows)
+    assert (RULES["bayes"].answers([small, large], params, Costs()) == RULES["bayes"].answers([small, same], params, Costs())).all()
+
+
 def test_every_row_is_answered_by_a_fit_that_did_not_see_it():
     vals, seen = [some_logits(seed=1), some_logits(seed=2, n=43, first=1000)], []
-    for rows, others, part in rules.parted(vals):
+    for rows, number, others, part in rules.parted(vals):
         assert not set(others.ids) & set(part.ids)
-        assert set(others.ids) | set(part.ids) in [set(val.ids) for val in vals]  # each network by its own rows
+        assert set(others.ids) | set(part.ids) == set(vals[number].ids)  # each network by its own rows
         assert np.concatenate([val.ids for val in vals])[rows].tolist() == part.ids.tolist()
         seen += rows.tolist()
     assert sorted(seen) == list(range(103))
@@ -150,8 +177,10 @@ def test_several_networks_are_calibrated_one_by_one_and_decided_together():
     assert [network["rules"] for network in calibration["networks"]] == [task.calibrate([val])["networks"][0]["rules"] for val in vals]
     tests = [replace(some_logits(seed=9), counts=val.counts, prior=val.prior, logits=some_logits(seed=seed).logits) for seed, val in enumerate(vals, 7)]
     fitted = [rules.posterior_of(network["rules"]["bayes"]) for network in calibration["networks"]]
-    p = [posterior.probabilities(test) for posterior, test in zip(fitted, tests)]
-    by_hand = np.mean([(7 * one - 1) / test.counts for one, test in zip(p, tests)], axis=0).argmax(1)
+    counts = np.array([21, 9, 170])  # of both together
+    p = np.mean([posterior.probabilities(test, counts) for posterior, test in zip(fitted, tests)], axis=0)
+    by_hand = ((7 * p - 1) / counts).argmax(1)
+    assert np.allclose(task.posterior(tests, calibration), p)
     assert (task.decide(tests, calibration, "bayes") == by_hand).all()
     plain = np.mean([calibrate.probabilities(test.logits) for test in tests], axis=0).argmax(1)
     assert (task.decide(tests, calibration, "argmax") == plain).all()
@@ -180,7 +209,7 @@ def test_intervals_hold_the_true_score_about_as_often_as_they_say():
     truth, rng, held = np.repeat([0, 1, 2], n), np.random.default_rng(0), 0
     for _ in range(300):
         answers = np.concatenate([rng.choice(3, n[c], p=chances[c]) for c in range(3)])
-        low, high = stats.interval(stats.bootstrap(metrics.earned(truth, answers, 3), truth))
+        low, high = stats.interval(stats.bootstrap(metrics.earned(truth, answers, n), truth))
         held += low <= expected <= high
     assert 0.92 < held / 300 < 0.98
 
@@ -274,3 +303,16 @@ def test_other_counts_of_the_test_set(tmp_path, call):
     calibration, content = json.loads((tmp_path / "c.json").read_text()), files.read_logits(test)
     estimated = calibrate.estimate_counts(competition().posterior([content], calibration), content.counts)
     assert (answers("--estimate-counts") == competition().decide([content], calibration, "bayes", estimated)).all()
+
+
+def test_a_rule_below_the_constant_answer_is_warned_about():
+    task = competition()
+    val, _ = worlds.simulate(World("", sampler=1.0), 0, 1000)
+    report = task.report([val], task.calibrate([val]))
+    loud = tune.warning(report, "argmax")
+    assert loud[0] == "!" * 100 == loud[-1] and "WARNING: rule argmax scores" in loud[1] and "rule=bayes" in loud[2]
+    assert tune.warning(report, "bayes") == []
+    few = some_logits(n=12, seed=4)
+    close = task.report([few], task.calibrate([few]))
+    close["rules"]["bayes"] |= {"over_always": 0.1, "over_always_interval": [-0.2, 0.4]}
+    assert "it may be luck" in tune.warning(close, "bayes")[0]

@@ -262,3 +262,14 @@ def test_classes_without_images_and_unreadable_ones(tiny, home, call):
     assert not labels.read_one_hot(home / "submissions/holes.csv").targets[:, hernia - 1].any()
     about = json.loads((home / "runs/holes/run.json").read_text())
     assert about["counts"][hernia - 1] == 0 == about["prior"][hernia - 1]
+
+
+@pytest.mark.parametrize(("imbalance", "exponent"), [("none", 0.0), ("loss_weights:0.5", 0.5), ("logit_adjustment:1", 1.0)])
+def test_the_prior_of_every_correction_reaches_the_logits_file_and_the_decision(imbalance, exponent, made, home, call):
+    assert call("main", "modelB", "--data", made, *TINY, "epochs=1", f"imbalance={imbalance}", "rule=bayes", "name=corrected").code == 0
+    test = files.read_logits(home / "runs/corrected/test_logits.npz")
+    wanted = np.where(test.counts > 0, test.counts, 1) ** (1 - exponent) * (test.counts > 0)
+    assert test.prior == pytest.approx(wanted / wanted.sum())
+    network = json.loads((home / "runs/corrected/calibration.json").read_text())["networks"][0]
+    assert network["prior"] == test.prior.tolist() and network["counts"] == test.counts.tolist()
+    assert json.loads((home / "runs/corrected/run.json").read_text())["config"]["imbalance"] == ({} if imbalance == "none" else {imbalance.split(":")[0]: exponent})
