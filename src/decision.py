@@ -156,13 +156,12 @@ def _compare(targets: np.ndarray, answers: dict[str, np.ndarray], contents: Sequ
         figures = metrics.summary(tally_one_hot(targets, answer), costs)
         rules[rule] = {**figures, "interval": stats.interval(draws), "over_always": figures["score"] - bar["score"],
                        "over_always_interval": stats.interval(draws - bar["score"])}
-    bayes_minus = {rule: {"difference": float((earned["bayes"] - other).sum()), "interval": stats.interval(stats.bootstrap(earned["bayes"] - other, truth))}
-                   for rule, other in earned.items() if rule != "bayes"}
+    minus = {rule: earned["bayes"] - earned[rule] for rule in ("argmax", "temperature")}
     return {
         "images": len(truth),
         "always": {"class": str(names[commonest]), **bar},
         "rules": rules,
-        "bayes_minus": bayes_minus,
+        "bayes_minus": {rule: {"difference": float(values.sum()), "interval": stats.interval(stats.bootstrap(values, truth))} for rule, values in minus.items()},
         "few_images": names[always.present & (always.n < 5)].tolist(),
         "skipped_classes": names[~always.present].tolist(),
     }

@@ -70,14 +70,15 @@ def parted(vals: Sequence[Logits]) -> Iterator[tuple[np.ndarray, int, Logits, Lo
         start += len(val.ids)
 
 
-def _worth(val: Logits, answers: np.ndarray, costs: Costs) -> np.ndarray:
-    """What each row's answer adds to the score on these rows, float [N]: what the rules below are fitted by.
+def _pricing(val: Logits, costs: Costs) -> Callable[[np.ndarray], np.ndarray]:
+    """What answers [N] add to the score on these rows, row by row, float [N]: what the rules below are fitted by.
 
     A class without a row here has the images that the natural frequencies let expect, or its false alarms would be free.
     """
     truth = truth_of(val)
     n = np.bincount(truth, minlength=len(val.classes)).astype(float)
-    return earned(truth, answers, np.where(n > 0, n, val.counts / val.counts.sum() * len(truth)), costs)
+    n = np.where(n > 0, n, val.counts / val.counts.sum() * len(truth))
+    return lambda answers: earned(truth, answers, n, costs)
 
 
 # ---- the Bayes rule
@@ -111,13 +112,13 @@ def _fit_temperature(val: Logits, costs: Costs) -> dict:
 
     The temperature decides nothing where all views have the same first class, so only the other rows are looked at again.
     """
-    known = trained(val)
+    known, worth = trained(val), _pricing(val, costs)
     first = np.where(known, val.logits, -np.inf).argmax(axis=-1)
     torn = (first != first[0]).any(axis=0)
     answers, logits, curve = first[0].copy(), val.logits[:, torn], []
     for temperature in GRID:
         answers[torn] = np.where(known, probabilities(logits, temperature), -1).argmax(axis=1)
-        curve.append({"temperature": temperature, "score": float(_worth(val, answers, costs).sum())})
+        curve.append({"temperature": temperature, "score": float(worth(answers).sum())})
     best = max(curve, key=lambda point: (point["score"], -abs(np.log(point["temperature"])), -point["temperature"]))
     return {"temperature": best["temperature"], "tuned": True, "curve": curve}
 
@@ -130,14 +131,14 @@ def _plain(content: Logits) -> np.ndarray:
 def _fit_thresholds(val: Logits, costs: Costs) -> dict:
     """For every class by itself the threshold in 0.30, 0.31 … 0.94 that maximises the class's own score when p ≥ t means
     yes, the lowest of equally good ones; then argmax p/t. All thresholds are 1 when that does not beat argmax on these rows."""
-    p, truth, grid = _plain(val), truth_of(val), np.arange(0.30, 0.945, 0.01)
+    p, truth, worth, grid = _plain(val), truth_of(val), _pricing(val, costs), np.arange(0.30, 0.945, 0.01)
     thresholds = np.ones(len(val.classes))
     for c in range(len(thresholds)):
         place = np.searchsorted(grid, p[:, c], side="right")  # how many thresholds the row passes
         hits = np.bincount(place[truth == c], minlength=len(grid) + 1)[::-1].cumsum()[::-1][1:]
         alarms = np.bincount(place[truth != c], minlength=len(grid) + 1)[::-1].cumsum()[::-1][1:]
         thresholds[c] = grid[np.argmax((costs.tp + costs.fn) * hits - costs.fp * alarms)]
-    better = _worth(val, (p / thresholds).argmax(axis=1), costs).sum() > _worth(val, p.argmax(axis=1), costs).sum()
+    better = worth((p / thresholds).argmax(axis=1)).sum() > worth(p.argmax(axis=1)).sum()
     return {"thresholds": (thresholds if better else np.ones(len(thresholds))).tolist()}
 
 
@@ -149,26 +150,21 @@ def _fit_bias(val: Logits, costs: Costs) -> dict:
     list that gives the best score with the others as they are."""
     logits = np.log(_plain(val) + TINY)
     rows, classes = np.arange(len(logits)), len(val.classes)
-    worth = np.stack([_worth(val, np.full(len(rows), c), costs) for c in range(classes)])  # [C, N] of answering c
-    bias = np.zeros(classes)
-    for _ in range(3):
-        before = bias.copy()
-        for c in range(classes):
-            if c == 0 or changed:
-                total = logits + bias
-                first = total.argmax(axis=1)
-                top = total[rows, first]
-                total[rows, first] = -np.inf
-                second = total.argmax(axis=1)
-            rival = np.where(first == c, second, first)
-            margin = np.where(first == c, total[rows, second], top) - logits[:, c]  # the offset that answering c takes
-            gain = worth[c] - worth[rival, rows]
-            gains = np.bincount(np.searchsorted(BIASES, margin), gain, minlength=len(BIASES) + 1).cumsum()[:-1]
-            best = BIASES[gains >= gains.max() - 1e-12]
-            choice = best[np.argmin(abs(best - bias[c]))]  # of equally good ones the nearest
-            changed, bias[c] = choice != bias[c], choice
-        if (bias == before).all():
-            break
+    worth = np.stack([*map(_pricing(val, costs), np.repeat(np.arange(classes)[:, None], len(rows), axis=1))])  # [C, N] of answering c
+    bias, total = np.zeros(classes), logits.copy()
+    answers, top = logits.argmax(axis=1), logits.max(axis=1)
+    for c in [*range(classes)] * 3:
+        mine = np.flatnonzero(answers == c)
+        others = total[mine]
+        others[:, c] = -np.inf
+        rival, bar = answers.copy(), top.copy()  # the best answer but c, and its logit
+        rival[mine], bar[mine] = others.argmax(axis=1), others.max(axis=1)
+        gain = worth[c] - worth[rival, rows]
+        gains = np.bincount(np.searchsorted(BIASES, bar - logits[:, c]), gain, minlength=len(BIASES) + 1).cumsum()[:-1]
+        best = BIASES[gains >= gains.max() - 1e-12]
+        bias[c] = best[np.argmin(abs(best - bias[c]))]  # of equally good ones the nearest
+        total[:, c] = logits[:, c] + bias[c]
+        answers, top = np.where(total[:, c] >= bar, c, rival), np.maximum(total[:, c], bar)
     return {"bias": bias.tolist()}
 
 
@@ -177,8 +173,8 @@ POWERS = np.linspace(-1.5, 1.5, 31)
 
 def _fit_power(val: Logits, costs: Costs) -> dict:
     """The α in −1.5, −1.4 … 1.5 with the best score of argmax p·(N + 1)^−α; of equally good ones the nearest to 0."""
-    p = _plain(val)
-    scores = [_worth(val, (p * (val.counts + 1.0) ** -power).argmax(axis=1), costs).sum() for power in POWERS]
+    p, worth = _plain(val), _pricing(val, costs)
+    scores = [worth((p * ((val.counts + 1.0) ** -power).astype(p.dtype)).argmax(axis=1)).sum() for power in POWERS]
     return {"alpha": float(max(zip(scores, -abs(POWERS), POWERS, strict=True))[2])}
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 
-def bootstrap(values: np.ndarray, strata: np.ndarray, draws: int = 1000, seed: int = 0) -> np.ndarray:
+def bootstrap(values: np.ndarray, strata: np.ndarray, draws: int = 500, seed: int = 0) -> np.ndarray:
     """Sums of `values` [N] over resamples that keep the size of every stratum, float [draws] (Efron and Tibshirani 1993, section 8.3).
 
     The values of a stratum are resampled through the counts of its distinct values, which is the same distribution and

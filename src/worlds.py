@@ -173,14 +173,14 @@ COLUMNS = ("exact", "knowable", "bayes", "argmax", "temperature", *PUBLIC)
 
 
 def header() -> str:
-    return f"{'world':25}{'parameters':36}" + "".join(f"{name:>14}" for name in (*COLUMNS, "to exact", "to knowable", "one temp."))
+    return f"{'world':26}{'parameters':40}" + "".join(f"{name:>14}" for name in (*COLUMNS, "to exact", "to knowable", "one temp."))
 
 
 def line(result: dict) -> str:
     regrets = (result["regret_exact"], result["regret_knowable"], result["regret_one_temperature"])
     cells = [f"{result['scores'][name]['mean']:.2f} ± {result['scores'][name]['sd']:.2f}" for name in COLUMNS]
     cells += [f"{figures['mean']:.3f} ± {figures['sd']:.3f}" for figures in regrets]
-    return f"{result['world']:25}{result['parameters']:36}" + "".join(f"{cell:>14}" for cell in cells)
+    return f"{result['world']:26}{result['parameters']:40}" + "".join(f"{cell:>14}" for cell in cells)
 
 
 def verdict(results: Sequence[dict]) -> list[str]:
