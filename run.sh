@@ -16,6 +16,10 @@ usage() {
 ./run.sh tune VAL.npz ... --out calibration.json                 fit the decision rules, print them beside the constant answer
 ./run.sh decide TEST.npz ... --calibration FILE --rule RULE --out CSV [--test test.csv] [--counts FILE | --estimate-counts]
 ./run.sh score RUN | SUBMISSION.csv TRUTH.csv [--json FILE]      offline score, per class
+./run.sh download | weights CONFIG [--publish]                   the competition's data; pretrained weights into a file
+./run.sh push CONFIG [--hours H] [--resume] [key=value ...]      run it as a Kaggle kernel; then status CONFIG [--wait], fetch CONFIG
+./run.sh submit CSV -m MESSAGE | submissions                     hand in a checked submission; list yours
+./run.sh doctor                                                  what is here and what is missing
 ./run.sh make-demo DIR [--images N] [--size PIXELS] [--seed S]   the synthetic data set in the competition's layout
 ./run.sh worlds [--seeds N]                                      every decision rule in worlds whose best decision is known
 ./run.sh test                                                    the tests
@@ -41,7 +45,8 @@ verb=${1:-}
 [ $# -gt 0 ] && shift
 case $verb in
   "" | -h | --help | help) usage ;;
-  train | predict | tune | decide | score | evaluate | worlds) install; exec "$python" "$root/src/$verb.py" "$@" ;;
+  train | predict | tune | decide | score | evaluate | worlds | doctor) install; exec "$python" "$root/src/$verb.py" "$@" ;;
+  download | weights | push | status | fetch | submit | submissions) install; exec "$python" "$root/src/kernel.py" "$verb" "$@" ;;
   make-demo) install; exec "$python" "$root/src/make_demo.py" "$@" ;;
   test) install; cd "$root"; exec "$python" -m pytest -q tests "$@" ;;
   *)

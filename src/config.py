@@ -64,6 +64,7 @@ class Config(BaseModel):
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     deterministic: bool = True
+    hours: Annotated[float, Field(ge=0, le=24)] = 0  # stop training in time for everything else to end within these hours, 0 = never
     workers: Literal["auto"] | Count = "auto"  # of the data loader; results do not depend on it
 
     @field_validator("*", mode="before")
@@ -90,7 +91,7 @@ def spelled(imbalance: dict[str, float]) -> str:
     return "+".join(f"{name}:{exponent:g}" for name, exponent in imbalance.items()) or "none"
 
 
-INDIFFERENT = {"name", "workers", "rule", "temperature"}  # a trained run may be decided anew with these changed
+INDIFFERENT = {"name", "workers", "hours", "rule", "temperature"}  # a run may go on, or be decided anew, with these changed
 
 
 def load(name: str, overrides: Sequence[str] = (), synthetic: bool = False, demo_settings: bool = False) -> Config:

@@ -16,12 +16,19 @@ from files import write_rows
 from losses import Loss
 from machine import Machine
 from model import Net
-from runs import Run, random_state, restore_random_state
+from runs import Run, elapsed, random_state, restore_random_state
 from task import Task
 
+SPARE = 60.0  # seconds kept for loading weights, deciding and writing when `hours` is set
 
-def fit(net: Net, batches: DataLoader, validation: DataLoader, loss: Loss, counts: np.ndarray, task: Task, config: Config, machine: Machine, run: Run) -> None:
+
+def fit(
+    net: Net, batches: DataLoader, validation: DataLoader, loss: Loss, counts: np.ndarray, task: Task, config: Config, machine: Machine, run: Run, images_after: int
+) -> bool:
     """Train until the last epoch or until the monitored figure rests; leaves best.pt, last.pt and log.csv in the run.
+
+    With `hours` set, it also stops before an epoch that would leave too little time to predict `images_after` images in
+    every view. Returns whether training came to its own end, and not to that of the time.
 
     The body is frozen for the first `frozen_epochs`. That warm-up neither lowers the learning rate nor counts towards
     early stopping, but its best epoch may be the one that is kept. Goes on from last.pt when the run has one.
@@ -43,16 +50,24 @@ def fit(net: Net, batches: DataLoader, validation: DataLoader, loss: Loss, count
         restore_random_state(last["random"])
         print(f"resumed after epoch {len(history)}")
 
+    epoch_seconds, slowest_view = [], 0.0
     for epoch in range(len(history), config.epochs):
         if resting >= config.patience:
             print(f"stopped early: {config.patience} epochs without a better validation {task.monitor}")
             break
+        if config.hours and history and epoch_seconds:
+            slowest, afterwards = max(epoch_seconds), slowest_view * images_after * len(config.views) / len(validation.dataset)
+            if elapsed() + 1.1 * (slowest + afterwards) + SPARE > config.hours * 3600:
+                print(f"stopped for time after epoch {epoch}: hours={config.hours:g} leave no room for another of {clock(slowest)} and {clock(afterwards)} to predict; the same command goes on")
+                return False
         frozen = epoch < config.frozen_epochs
         net.freeze(frozen)
         batches.sampler.epoch = epoch
         start = time.monotonic()
         train_loss, speed = train_epoch(net, batches, loss, optimizer, scaler, config, machine, f"epoch {epoch + 1}/{config.epochs}")
+        trained = time.monotonic()
         seen = infer.logits(net, validation, config.views[:1], machine, "validation")[0]
+        slowest_view = max(slowest_view, time.monotonic() - trained)
         targets = validation.dataset.targets
         val_loss = loss(torch.from_numpy(seen).to(machine.device), torch.from_numpy(targets).to(machine.device)).item()
         if not (math.isfinite(train_loss) and np.isfinite(seen).all()):
@@ -74,12 +89,14 @@ def fit(net: Net, batches: DataLoader, validation: DataLoader, loss: Loss, count
         run.save_checkpoint("last.pt", {**{name: part.state_dict() for name, part in parts.items()},
                                         "best": best, "resting": resting, "history": history, "random": random_state()})
         write_rows(run / "log.csv", history)
+        epoch_seconds.append(row["seconds"])
         left = np.mean([past["seconds"] for past in history[-3:]]) * (config.epochs - epoch - 1)
         print(
             f"epoch {epoch + 1}/{config.epochs} {row['stage']:6} train loss {train_loss:.4f}  val loss {val_loss:.4f}  "
             f"{'  '.join(f'{name} {value:.3f}' for name, value in figures.items())}  lr {rate:.1e}  {speed:.0f} img/s  at most {clock(left)} left{'  * best' if better else ''}",
             flush=True,
         )
+    return True
 
 
 def train_epoch(

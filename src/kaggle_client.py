@@ -1,49 +1,167 @@
-"""The competition's files through the official Kaggle client."""
+"""The official Kaggle client as a program: its credentials, its commands, and what its answers really mean.
 
+The client exits with 0 after many failures, so success is read from what it says.
+"""
+
+import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from errors import UserError
 from files import home, shown
 
-RULES = "https://www.kaggle.com/competitions/{slug}/rules"
+SITE = "https://www.kaggle.com"
+TOKENS = f"{SITE}/settings (API, \"Create new token\")"
+PATIENCE, PAUSE = 300.0, 2.0  # seconds that connection errors and busy answers are waited for, and the first pause
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """Where the client finds who the user is (never the value), and what is wrong with it."""
+
+    where: str | None  # None: nowhere
+    username: str | None  # None: only the service knows
+    faults: tuple[str, ...] = ()
+
+
+def credentials() -> Credentials:
+    """Look where the client looks, in its order."""
+    faults = [f"the variable {name} is set and empty, which overrides a good file: unset it"
+              for name in ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY") if os.environ.get(name) == ""]
+    found: list[tuple[str, str | None]] = []
+    if os.environ.get("KAGGLE_API_TOKEN"):
+        found.append(("the variable KAGGLE_API_TOKEN", None))
+    found += [(f"~/.kaggle/{name}", None) for name in ("access_token", "access_token.txt") if (Path.home() / ".kaggle" / name).is_file()]
+    if os.environ.get("KAGGLE_USERNAME") and os.environ.get("KAGGLE_KEY"):
+        found.append(("the variables KAGGLE_USERNAME and KAGGLE_KEY", os.environ["KAGGLE_USERNAME"]))
+    elif os.environ.get("KAGGLE_USERNAME") or os.environ.get("KAGGLE_KEY"):
+        faults.append("only one of the variables KAGGLE_USERNAME and KAGGLE_KEY is set: set both")
+    for folder in (*([Path(os.environ["KAGGLE_CONFIG_DIR"])] if os.environ.get("KAGGLE_CONFIG_DIR") else []), Path.home() / ".kaggle", Path.home() / ".config" / "kaggle"):
+        path = folder / "kaggle.json"
+        if not path.is_file():
+            continue
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            username = content["username"] if content["key"] else None
+        except (OSError, ValueError, KeyError, TypeError):
+            faults.append(f"{path} is malformed: fetch a new one at {TOKENS}")
+            continue
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            faults.append(f"{path} can be read by others: chmod 600 {path}")
+        found.append((str(path), username))
+    if (Path.home() / ".kaggle" / "credentials.json").is_file():
+        found.append(("~/.kaggle/credentials.json", None))
+    if not found:
+        return Credentials(None, None, tuple(faults))
+    if len(found) > 1:
+        faults.append(f"{found[0][0]} is used, and hides {' and '.join(where for where, _ in found[1:])}")
+    return Credentials(found[0][0], found[0][1], tuple(faults))
 
 
 def has_credentials() -> bool:
-    """Whether the official client would find a token or key, in the places it looks in."""
-    if os.environ.get("KAGGLE_API_TOKEN") or (os.environ.get("KAGGLE_USERNAME") and os.environ.get("KAGGLE_KEY")):
-        return True
-    places = [Path.home() / ".kaggle", Path.home() / ".config" / "kaggle"]
-    if os.environ.get("KAGGLE_CONFIG_DIR"):
-        places.insert(0, Path(os.environ["KAGGLE_CONFIG_DIR"]))
-    return any((place / name).is_file() for place in places for name in ("kaggle.json", "access_token", "access_token.txt", "credentials.json"))
+    return credentials().where is not None
+
+
+def owner() -> str:
+    """The user's name, from the credentials or from the service. Raises UserError when there are none."""
+    mine = credentials()
+    if mine.where is None:
+        raise UserError(f"no Kaggle credentials were found{'; ' + '; '.join(mine.faults) if mine.faults else ''}: make a token at {TOKENS} and put it where README says")
+    for fault in mine.faults:
+        print(f"note: {fault}", file=sys.stderr)
+    if mine.username:
+        return mine.username
+    found = re.search(r"username:\s*(\S+)", call(["config", "view"], "asking who you are"))
+    if not found or found[1] == "None":
+        raise UserError(f"Kaggle does not know whose {mine.where} is: make a new token at {TOKENS}")
+    return found[1]
+
+
+def ask(arguments: list[str]) -> tuple[int, str]:
+    """Run the client once, its command printed. Returns its exit code and what it said on both channels."""
+    print(f"$ kaggle {' '.join(arguments)}", flush=True)
+    environment = {name: value for name, value in os.environ.items() if name != "VERBOSE"}  # which prints the credentials
+    try:
+        done = subprocess.run([str(Path(sys.executable).with_name("kaggle")), *arguments], capture_output=True, text=True, env=environment)
+    except OSError as error:
+        raise UserError(f"the kaggle client cannot be started ({error.strerror}): install requirements.txt, or give the data with --data DIR") from error
+    return done.returncode, done.stdout + done.stderr
+
+
+BUSY = re.compile(r"\b(429|502|503|504)\b|Too Many Requests|Connection ?(Error|reset|refused|aborted)|Max retries|timed out|RemoteDisconnected|IncompleteRead|Name or service", re.I)
+
+MISSING = re.compile(r"\b404\b|not found", re.I)
+
+
+def call(arguments: list[str], what: str, good: Callable[[int, str], bool] = lambda code, said: code == 0, slug: str | None = None, missing_is_busy: bool = False,
+         patience: float | None = None) -> str:
+    """Run the client until it succeeds by `good`, waiting ever longer while the service is busy. Returns what it said.
+
+    Raises UserError with the service's own reason; `slug` is the competition whose rules a 403 is about.
+    """
+    start, pause = time.monotonic(), PAUSE
+    while True:
+        code, said = ask(arguments)
+        if good(code, said):
+            return said
+        busy = BUSY.search(said) or (missing_is_busy and MISSING.search(said))
+        if not busy or time.monotonic() - start + pause > (PATIENCE if patience is None else patience):
+            break
+        print(f"{_reason(said)}: trying again in {pause:.0f} s", flush=True)
+        time.sleep(pause)
+        pause = min(2 * pause, 30.0)
+    raise UserError(f"{what} failed ({_reason(said)}){_advice(said, slug)}")
+
+
+def _reason(said: str) -> str:
+    """The last line that is no progress bar, warning or address: what the service gave as its reason."""
+    lines = [line.strip() for line in re.split(r"[\r\n]+", said) if line.strip() and not re.search(r"it/s|B/s\]|^\s*warn|Warning", line)]
+    return lines[-1].rstrip(".") if lines else "it said nothing"
+
+
+def _advice(said: str, slug: str | None) -> str:
+    if slug and re.search(r"\b403\b|Forbidden|accept this competition", said):
+        return f": accept the rules at {SITE}/competitions/{slug}/rules"
+    if re.search(r"\b401\b|Unauthorized|Unauthenticated|Authentication required", said):
+        return f": the credentials in {credentials().where} are refused; make a new token at {TOKENS}"
+    if MISSING.search(said):
+        return ": Kaggle knows no such competition or kernel, or it is not yours"
+    return ""
 
 
 def download(slug: str) -> Path:
-    """Download and unpack a competition into data/<slug>/. The folder appears only when it is whole."""
+    """Download and unpack a competition into data/<slug>/. The folder appears only when it is whole; a download that was cut goes on."""
     target = home() / "data" / slug
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{slug}-", dir=target.parent) as scratch:
-        command = [str(Path(sys.executable).with_name("kaggle")), "competitions", "download", "-c", slug, "-p", scratch]
-        print(f"downloading: kaggle {' '.join(command[1:])}", flush=True)
-        try:
-            done = subprocess.run(command, capture_output=True, text=True)
-        except OSError as error:
-            raise UserError(f"the kaggle client cannot be started ({error.strerror}): install requirements.txt, or give the data with --data DIR") from error
-        archive = Path(scratch) / f"{slug}.zip"
-        if done.returncode or not archive.is_file():
-            said = (done.stderr + done.stdout).strip().splitlines() or ["it said nothing"]
-            accept = f"; accept the rules at {RULES.format(slug=slug)}" if re.search(r"\b403\b", " ".join(said)) else ""
-            raise UserError(f"the download of {slug} failed ({said[-1]}){accept}; or give the data with --data DIR, or try the kit with --demo")
-        unpacked = Path(scratch) / "unpacked"
-        _unzip(archive, unpacked)
-        os.replace(unpacked, target)
+    scratch = home() / "data" / f".{slug}.download"
+    scratch.mkdir(parents=True, exist_ok=True)
+    archive = scratch / f"{slug}.zip"
+    try:
+        call(["competitions", "download", "-c", slug, "-p", str(scratch)], f"the download of {slug}", lambda code, said: code == 0 and archive.is_file(), slug)
+    except UserError as error:
+        raise UserError(f"{error}; or give the data with --data DIR, or try the kit with --demo") from error
+    finally:
+        if not any(scratch.iterdir()):
+            scratch.rmdir()
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{slug}-", dir=target.parent) as fresh:
+            _unzip(archive, Path(fresh) / "unpacked")
+            os.replace(Path(fresh) / "unpacked", target)
+    except UserError:
+        archive.unlink()  # damaged or hostile: to be fetched anew
+        raise
+    finally:
+        if target.is_dir() or not archive.is_file():
+            shutil.rmtree(scratch)
     return target
 
 

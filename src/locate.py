@@ -8,7 +8,7 @@ from pathlib import Path
 from errors import UserError
 from files import home, shown
 
-KAGGLE_INPUT = Path("/kaggle/input")
+KAGGLE_INPUT = Path(os.environ.get("CXR_KAGGLE", "/kaggle")) / "input"  # a rehearsal has its own /kaggle
 MARKERS = ("train.csv", "test.csv")
 
 

@@ -39,6 +39,7 @@ def main(argv: list[str]) -> None:
         f"files: val_logits.npz, test_logits.npz, calibration.json, report.json, per_class.csv, log.csv, best.pt in {shown(run.folder)}",
         "time: " + ", ".join(f"{stage} {clock(seconds)}" for stage, seconds in run.about["timings"].items()),
         *tune.warning(report["validation"], config.rule),
+        *(["PAUSED: training stopped for time; this is the best epoch so far, and the same command goes on"] * (run.about["state"] == "paused")),
         f"submission: {shown(submission)}",
     ]))
 
@@ -49,7 +50,7 @@ def _predicted(run: Run, prepared: Prepared) -> bool:
         ids = read_logits(run / "test_logits.npz").ids
     except UserError:
         return False
-    return np.array_equal(ids, prepared.test_ids) and run.about.get("predicted") == prepared.pack.fingerprint(prepared.test_ids)
+    return np.array_equal(ids, prepared.test_ids) and run.about.get("predicted") == [run.about["best_epoch"], prepared.pack.fingerprint(prepared.test_ids)]
 
 
 def summary(report: dict, run: Run) -> list[str]:

@@ -8,13 +8,14 @@ import urllib.request
 from pathlib import Path
 
 import huggingface_hub
+import safetensors.torch
 import timm
 import torch
 from torch import nn
 
 from config import Config
 from errors import UserError, some
-from files import shown
+from files import shown, write_bytes
 
 # Names of weights that were pretrained on NIH images, which this competition's test set is made of.
 SEEN_NIH = re.compile(r"(?<![a-z])nih(?![a-z])|chexnet|chest[-_ ]?x|xrv|torchxrayvision|res224-all|cxr[-_]?lt", re.IGNORECASE)
@@ -80,6 +81,13 @@ def build(config: Config, classes: int, weights: str) -> Net:
         raise UserError(f"model = {config.model!r} takes images of {cfg['input_size'][1]} pixels only: set size={cfg['input_size'][1]}")
     features = getattr(body, "head_hidden_size", body.num_features)
     return Net(body, features, classes, config.dropout, cfg["mean"], cfg["std"]).to(memory_format=torch.channels_last)
+
+
+def save_pretrained(name: str, path: Path) -> None:
+    """Fetch the pretrained weights of a timm model and write them to a .safetensors file. Raises UserError when they cannot be fetched."""
+    if not timm.is_model(name):
+        raise UserError(f"model = {name!r} is no timm model")
+    write_bytes(path, safetensors.torch.save({key: value.contiguous() for key, value in _fetched(name).state_dict().items()}))
 
 
 def _fetched(name: str) -> nn.Module:

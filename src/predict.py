@@ -22,7 +22,7 @@ from task import TASKS
 def predict(run: Run, prepared: Prepared) -> None:
     """Write test_logits.npz. Geometry, classes, normalisation and views are the run's."""
     about = run.about
-    if about.get("state") != "trained":
+    if about.get("state") not in ("trained", "paused"):
         raise UserError(f"{shown(run.folder)} is not trained to its end: run the command that began it once more")
     if about["classes"] != prepared.train.classes:
         raise UserError(f"{shown(prepared.source.folder)} has other classes than {shown(run.folder)} was trained on")
@@ -37,7 +37,7 @@ def predict(run: Run, prepared: Prepared) -> None:
         logits = infer.logits(net, batches, config.views, machine, "predicting")
     content = Logits(prepared.test_ids, logits, unknown, classes, np.array(about["counts"]), about["rows"], np.array(about["prior"]))
     write_logits(run / "test_logits.npz", content)
-    run.save(predicted=prepared.pack.fingerprint(prepared.test_ids))
+    run.save(predicted=[about["best_epoch"], prepared.pack.fingerprint(prepared.test_ids)])
 
 
 def main(argv: list[str]) -> None:

@@ -45,6 +45,8 @@ def find(given: str | None, slug: str, want_demo: bool = False) -> tuple[Source,
         source = locate.opened(folder, shown(folder))
     if source.synthetic:
         why = "--demo was asked for" if want_demo else "no data and no Kaggle credentials were found" if quick else "the data set is a synthetic one"
+        if quick and not want_demo and kaggle_client.credentials().faults:
+            why += f" ({'; '.join(kaggle_client.credentials().faults)})"
         line = "=" * 100
         print(f"{line}\nDEMO: {why}. This run uses SYNTHETIC radiographs; its scores say nothing about real ones.\n"
               f"For the competition give its folder with --data DIR (see README, \"Where the data goes\").\n{line}", file=sys.stderr, flush=True)

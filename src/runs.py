@@ -2,6 +2,7 @@
 
 import fcntl
 import io
+import os
 import random
 import subprocess
 import sys
@@ -15,6 +16,14 @@ import torch
 
 from errors import UserError
 from files import ROOT, home, read_json, shown, write_bytes, write_json
+
+STARTED = time.monotonic()
+
+
+def elapsed() -> float:
+    """Seconds since this process began, or since `CXR_STARTED` (Unix time) where another one began the session."""
+    session = os.environ.get("CXR_STARTED")
+    return time.time() - float(session) if session else time.monotonic() - STARTED
 
 
 class Run:

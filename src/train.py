@@ -109,12 +109,13 @@ def train(config: Config, task: Task, source: Source, run: Run) -> Prepared:
     validation = data.loader(check, data.Order(len(check)), config.batch * 2, machine.workers, pin)
     loss = losses.build(task.loss, config.label_smoothing, config.imbalance, counts, machine.device)
     with run.timed("train"):
-        fit.fit(net, batches, validation, loss, counts, task, config, machine, run)
+        images_after = len(check) + len(prepared.test_ids)
+        ended = fit.fit(net, batches, validation, loss, counts, task, config, machine, run, images_after)
         best = run.load_checkpoint("best.pt", machine.device, ["model", "epoch"])
         net.load_state_dict(best["model"])
         logits = infer.logits(net, validation, config.views, machine, "validation")
         write_logits(run / "val_logits.npz", Logits(table.ids[held_out], logits, val_targets, np.array(table.classes), counts, len(targets), prior))
-    run.save(state="trained", best_epoch=best["epoch"])
+    run.save(state="trained" if ended else "paused", best_epoch=best["epoch"])
     return prepared
 
 

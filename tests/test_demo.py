@@ -83,9 +83,9 @@ def test_the_demo_settings_are_checked_not_those_they_replace(made, home, call):
 def test_nothing_at_hand_runs_the_demo_loudly_and_learns(home, call, monkeypatch):
     """The newcomer's command, shortened: plainer signs, fewer images and epochs; clearly above the constant answer."""
     monkeypatch.setattr(demo, "STRENGTH", (0.9, 1.0))
-    monkeypatch.setattr(demo, "IMAGES", 1000)
-    monkeypatch.setattr(demo.make, "__defaults__", (1000, 96, 0))
-    said = call("main", "modelB", "size=64", "epochs=8")
+    monkeypatch.setattr(demo, "IMAGES", 800)
+    monkeypatch.setattr(demo.make, "__defaults__", (800, 96, 0))
+    said = call("main", "modelB", "size=64", "epochs=6")
     assert said.code == 0, said.err
     assert "SYNTHETIC" in said.err and "no data and no Kaggle credentials were found" in said.err
     assert (home / "submissions/modelB-demo.csv").is_file()

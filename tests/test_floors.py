@@ -11,7 +11,7 @@ from conftest import ROOT
 FLOORS = [
     {"errors"},
     {"files"},
-    {"config", "labels", "locate", "folds", "imbalance", "metrics", "stats", "calibrate"},
+    {"config", "labels", "locate", "folds", "imbalance", "metrics", "stats", "calibrate", "bundle"},
     {"rules"},
     {"decision"},
     {"task"},
@@ -20,7 +20,7 @@ FLOORS = [
     {"infer", "prepare"},
     {"fit"},
     {"tune", "decide", "score"},
-    {"train", "predict", "evaluate", "worlds", "make_demo"},
+    {"train", "predict", "evaluate", "worlds", "kernel", "doctor", "make_demo"},
     {"main"},
 ]
 HEAVY = {"torch", "timm", "albumentations", "torchvision"}

@@ -97,7 +97,7 @@ def test_credentials_are_looked_for_where_the_client_looks(tmp_path, monkeypatch
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     assert not kaggle_client.has_credentials()
     (tmp_path / ".kaggle").mkdir()
-    (tmp_path / ".kaggle/kaggle.json").write_text("{}")
+    (tmp_path / ".kaggle/kaggle.json").write_text('{"username": "someone", "key": "value"}')
     assert kaggle_client.has_credentials()
 
 

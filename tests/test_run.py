@@ -273,3 +273,19 @@ def test_the_prior_of_every_correction_reaches_the_logits_file_and_the_decision(
     network = json.loads((home / "runs/corrected/calibration.json").read_text())["networks"][0]
     assert network["prior"] == test.prior.tolist() and network["counts"] == test.counts.tolist()
     assert json.loads((home / "runs/corrected/run.json").read_text())["config"]["imbalance"] == ({} if imbalance == "none" else {imbalance.split(":")[0]: exponent})
+
+
+def test_a_time_budget_ends_with_a_valid_submission_and_goes_on(made, home, call, monkeypatch):
+    """No time for a second epoch: the first one is predicted, decided and written; with more time the run ends as if never paused."""
+    command = ["main", "modelB", "--data", made, *TINY, "name=timed"]
+    monkeypatch.setenv("CXR_STARTED", str(time.time() - 3600))
+    said = call(*command, "hours=1")
+    assert said.code == 0 and "stopped for time after epoch 1" in said.out and "PAUSED" in said.out, said.err
+    assert len(labels.read_one_hot(home / "submissions/timed.csv").ids) == len(labels.read_ids(made / "test.csv"))
+    assert json.loads((home / "runs/timed/run.json").read_text())["state"] == "paused" and call("score", home / "runs/timed").code == 0
+    assert call("predict", home / "runs/timed").code == 0
+    monkeypatch.delenv("CXR_STARTED")
+    said = call(*command, "hours=1")
+    assert said.code == 0 and "resumed after epoch 1" in said.out and "PAUSED" not in said.out
+    assert call("main", "modelB", "--data", made, *TINY, "name=whole").code == 0
+    assert outputs(home, "timed") == outputs(home, "whole")

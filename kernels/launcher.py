@@ -1,0 +1,113 @@
+"""A chest X-ray competition kit as one script: trains @@NAME@@ and writes submission.csv.
+
+The source of everything below is the zip at the end of this file (src/ and configs/ of the kit, base64). Unpack it with
+    python -c "import ast, base64, re; text = open('script.py').read(); open('kit.zip', 'wb').write(base64.b64decode(re.search('BUNDLE = \"\"\"(.*?)\"\"\"', text, re.S)[1]))"
+
+It reads /kaggle/input, writes to /kaggle/working only, and leaves there: submission.csv, runs/@@NAME@@/ and manifest.json.
+"""
+
+import base64
+import hashlib
+import io
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+STARTED = time.time()
+NAME, CONFIG, SETTINGS = "@@NAME@@", "@@CONFIG@@", @@SETTINGS@@
+DIGEST, RUN_ID = "@@DIGEST@@", "@@RUN_ID@@"  # of the bundle, and of this push
+WEIGHTS = "@@WEIGHTS@@"  # a file in an attached dataset, or nothing
+PACKAGES = ("torch", "torchvision", "timm", "albumentations", "opencv-python-headless", "opencv-python", "numpy", "scikit-learn", "pydantic", "safetensors")
+KAGGLE = Path(os.environ.get("CXR_KAGGLE", "/kaggle"))  # a rehearsal has its own
+WORKING = KAGGLE / "working"
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def say_where() -> None:
+    """Versions, device and compute capability; stops with one sentence on a GPU that this torch build cannot use."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    print(f"python {platform.python_version()}, " + ", ".join(f"{name} {number}" for name, number in found.items()), flush=True)
+    import torch
+
+    for number in range(torch.cuda.device_count()):
+        major, minor = torch.cuda.get_device_capability(number)
+        print(f"GPU {number}: {torch.cuda.get_device_name(number)}, compute capability {major}.{minor}", flush=True)
+        if f"sm_{major}{minor}" not in torch.cuda.get_arch_list() and f"sm_{major}0" not in torch.cuda.get_arch_list():
+            sys.exit(f"error: this torch build has no code for compute capability {major}.{minor}: choose the accelerator T4 x2 (a P100 no longer works)")
+    if not torch.cuda.device_count():
+        print("no GPU: the accelerator of this kernel is off, and training will be slow", flush=True)
+
+
+def resume() -> None:
+    """Copy this configuration's run out of an earlier version's output, when one is attached."""
+    places = ("*", "*/*", "notebooks/*/*", "kernels/*/*")  # never as deep as the images, which take minutes to list
+    mounts = [path for place in places for path in sorted((KAGGLE / "input").glob(f"{place}/runs/{NAME}/run.json"))]
+    if mounts:
+        shutil.copytree(mounts[0].parent, WORKING / "runs" / NAME, dirs_exist_ok=True, copy_function=shutil.copyfile)
+        print(f"resuming the run found in {mounts[0].parent}", flush=True)
+
+
+def attached_weights() -> list[str]:
+    """The setting that names the attached weights file, when one is to be used."""
+    if not WEIGHTS:
+        return []
+    places = ("*", "datasets/*/*", "models/*/*/*/*/*")
+    found = [path for place in places for path in sorted((KAGGLE / "input").glob(f"{place}/{WEIGHTS}"))]
+    if not found:
+        sys.exit(f"error: {WEIGHTS} is in none of the attached datasets: attach the one that holds it")
+    return [f"weights={found[0]}"]
+
+
+def main() -> None:
+    kit, cache = WORKING / "kit", WORKING / "cache"
+    content = base64.b64decode(BUNDLE)
+    if hashlib.sha256(content).hexdigest() != DIGEST:
+        sys.exit("error: the bundle in this script is damaged: push it again")
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        archive.extractall(kit)
+    environment = os.environ | {
+        "CXR_HOME": str(WORKING), "CXR_CACHE": str(cache / "packed"), "CXR_STARTED": str(STARTED), "HF_HOME": str(cache / "hub"), "TORCH_HOME": str(cache / "torch"),
+        "MPLCONFIGDIR": str(cache / "matplotlib"), "NO_ALBUMENTATIONS_UPDATE": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1",
+    }
+    try:
+        say_where()
+        resume()
+        code = subprocess.run([sys.executable, str(kit / "src" / "main.py"), CONFIG, f"name={NAME}", *SETTINGS, *attached_weights()], env=environment, cwd=WORKING).returncode
+        if code:
+            sys.exit(code)
+        shutil.copyfile(WORKING / "submissions" / f"{NAME}.csv", WORKING / "submission.csv")
+        shutil.rmtree(WORKING / "submissions")
+        (WORKING / "runs" / NAME / "lock").unlink(missing_ok=True)
+        outputs = sorted(path for path in (WORKING / "submission.csv", *(WORKING / "runs").rglob("*")) if path.is_file())
+        state = json.loads((WORKING / "runs" / NAME / "run.json").read_text())["state"]
+        manifest = {"name": NAME, "run_id": RUN_ID, "bundle": DIGEST, "state": state, "seconds": round(time.time() - STARTED),
+                    "files": {path.relative_to(WORKING).as_posix(): sha256(path) for path in outputs}}
+        (WORKING / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        print(f"wrote {WORKING / 'submission.csv'} and manifest.json: {len(outputs)} files", flush=True)
+    finally:
+        shutil.rmtree(kit, ignore_errors=True)
+        shutil.rmtree(cache, ignore_errors=True)
+
+
+BUNDLE = """
+@@BUNDLE@@
+"""
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,281 @@
+"""The round trip through the unmodified client, against a loopback double of the service that really runs what is pushed."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+from kaggle_double import KEY, USERNAME, Double
+
+import files
+import kaggle_client
+import kernel
+import labels
+
+SLUG = "26-t-1-dl-gen-ainppe-1"
+
+
+@pytest.fixture
+def competition(made, tmp_path) -> Path:
+    """The tiny set without the marks that call it synthetic, so that it passes for the competition's own."""
+    folder = Path(shutil.copytree(made, tmp_path / "competition"))
+    for name in ("demo.json", "solution.csv"):
+        (folder / name).unlink()
+    return folder
+
+
+@pytest.fixture
+def service(competition, tmp_path, monkeypatch):
+    """The double, with the environment in which the client speaks to it and to nothing else."""
+    monkeypatch.setattr(kaggle_client, "PATIENCE", 5.0)
+    monkeypatch.setattr(kaggle_client, "PAUSE", 0.2)
+    with Double(tmp_path / "service", competition, SLUG) as double:
+        for name, value in double.environment(tmp_path / "user").items():
+            monkeypatch.setenv(name, value)
+        (tmp_path / "user").mkdir(exist_ok=True)
+        yield double
+    hosts = {path for _, path in double.requests if not path.startswith("/")}
+    assert not hosts, f"requests left loopback: {hosts}"
+
+
+PUSH = ["push", "modelB", *TINY, "epochs=1", "frozen_epochs=0"]
+
+
+def ended(call, double) -> None:
+    said = call("kernel", "status", "modelB", "--wait", "--every", "0.2", "--deadline", "2")
+    assert said.code == 0 and "COMPLETE" in said.out, said.err + (double.folder / "kaggle.log").read_text()
+
+
+def texts(folder: Path) -> str:
+    return "".join(path.read_bytes().decode("latin-1") for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_whole_way(service, home, call):
+    """Download → push → wait → fetch → submit; the CSV that arrives is byte for byte that of a local run."""
+    spoken = []
+
+    def kaggle(*argv) -> str:
+        said = call("kernel", *argv)
+        assert said.code == 0, said.err
+        spoken.append(said.out + said.err)
+        return said.out
+
+    assert "downloaded to" in kaggle("download")
+    assert "is there already and complete" in kaggle("download")
+    pushed = kaggle(*PUSH)
+    assert "version 1 is running: https://www.kaggle.com/code/tester/cxr-model-b" in pushed and "bytes of at most 1,000,000" in pushed
+    sent = service.pushes[0]
+    assert sent["enableGpu"] and sent["machineShape"] == "NvidiaTeslaT4" and sent["competitionDataSources"] == [SLUG]
+    ended(call, service)
+    assert "fetched" in kaggle("fetch", "modelB")
+    output = home / "fetched/modelB-v1"
+    left = sorted(path.relative_to(service.kaggle / "working").as_posix() for path in (service.kaggle / "working").rglob("*") if path.is_file())
+    assert "submission.csv" in left and "manifest.json" in left and len(left) < 20 and not any(name.startswith(("kit", "cache")) for name in left)
+    assert not any(path.is_file() for path in (service.folder / "home").rglob("*"))  # it wrote to /kaggle/working and nowhere else
+    assert [path.name for path in (service.kaggle / "src").iterdir()] == ["script.py"]
+    kaggle("submit", output / "submission.csv", "-m", "first try", "--force")
+    assert "4 more are allowed today" in spoken[-1] and "public score -4.3" in spoken[-1] and "first try" in kaggle("submissions")
+
+    assert call("main", "modelB", *TINY, "epochs=1", "frozen_epochs=0", "name=local").code == 0  # finds the downloaded data by itself
+    local = (home / "submissions/local.csv").read_bytes()
+    assert [content for content, _ in service.submissions] == [local] == [(output / "submission.csv").read_bytes()]
+    assert files.read_logits(output / "runs/modelB/test_logits.npz").logits.tobytes() == files.read_logits(home / "runs/local/test_logits.npz").logits.tobytes()
+
+    assert KEY not in "".join(spoken) + json.dumps(service.pushes) + texts(service.folder) + texts(home)
+
+
+def test_a_cut_session_is_resumed_by_a_second_push(service, home, call):
+    """With the older mount of the data: /kaggle/input/<slug>."""
+    service.mount = "old"
+    (home / "data").mkdir()
+    shutil.copytree(service.data, home / "data" / SLUG)
+    assert call("kernel", "push", "modelB", *TINY, "epochs=400", "patience=400", "frozen_epochs=0").code == 0
+    log, deadline = service.kaggle / "working/runs/modelB/log.csv", time.monotonic() + 90
+    while not log.is_file():
+        assert time.monotonic() < deadline, (service.folder / "kaggle.log").read_text()
+        time.sleep(0.1)
+    service.faults["session_limit"] = 1
+    said = call("kernel", "status", "modelB", "--wait", "--every", "0.1")
+    assert said.code == 2 and "exceeded the session time limit" in said.err and "push modelB --resume goes on" in said.err
+    said = call("kernel", "fetch", "modelB")
+    assert said.code == 2 and "has no manifest.json" in said.err and not list((home / "fetched").iterdir())
+
+    done = len(log.read_text().splitlines()) - 1
+    said = call("kernel", "push", "modelB", *TINY, "epochs=400", "patience=400", "frozen_epochs=0", "--resume", "--hours", "0.018")  # 65 s, 60 of them spare
+    assert said.code == 0 and "version 2 is running" in said.out, said.err
+    assert service.pushes[1]["kernelDataSources"] == ["tester/cxr-model-b"]
+    ended(call, service)
+    assert f"resumed after epoch {done}" in (service.folder / "kaggle.log").read_text()
+    said = call("kernel", "fetch", "modelB")
+    assert said.code == 0 and "training stopped for time" in said.out, said.err
+    assert json.loads((home / "fetched/modelB-v2/manifest.json").read_text())["state"] == "paused"
+    assert len(labels.read_one_hot(home / "fetched/modelB-v2/submission.csv").ids) == len(labels.read_ids(service.data / "test.csv"))
+
+
+
+@pytest.fixture
+def quick(service, monkeypatch):
+    """Kernels that end at once: what is pushed keeps its run id and bundle, and writes a manifest without training."""
+    def build(config, name, settings, run_id, weights=""):
+        manifest = {"run_id": run_id, "bundle": "b" * 64, "state": "trained", "files": {"submission.csv": kernel.hashlib.sha256(b"x").hexdigest()}}
+        return kernel.bundle.Bundle(f"open('submission.csv', 'w').write('x')\nopen('manifest.json', 'w').write({json.dumps(manifest)!r})\n", "b" * 64)
+
+    monkeypatch.setattr(kernel.bundle, "build", build)
+    return service
+
+
+def refused(said, sentence: str) -> None:
+    errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
+    assert said.code == 2 and len(errors) == 1 and sentence in errors[0], (said.code, said.err, said.out)
+
+
+@pytest.mark.parametrize(("fault", "times", "sentence"), [
+    ("push_error", 1, "the push failed (Kernel push error: Maximum batch GPU session count of 2 reached)"),
+    ("invalid_sources", 1, "the push failed"),
+])
+def test_a_push_that_failed_with_exit_code_0(fault, times, sentence, quick, home, call):
+    quick.faults[fault] = times
+    refused(call("kernel", "push", "modelB"), sentence)
+    assert not (home / "pushed").exists()
+    refused(call("kernel", "status", "modelB"), "modelB was never pushed from here")
+
+
+def test_a_service_that_is_busy_or_late_is_waited_for(quick, call):
+    quick.faults |= {"missing_after_push": 1, "throttled": 1}
+    assert call("kernel", "push", "modelB").code == 0
+    said = call("kernel", "status", "modelB", "--wait", "--every", "0.1")
+    assert said.code == 0 and "trying again" in said.out and "COMPLETE" in said.out, said.err
+    quick.faults["throttled"] = 99
+    refused(call("kernel", "status", "modelB"), "failed (Too many requests)")
+
+
+def test_an_output_that_is_stale_cut_or_an_error_page(quick, home, call):
+    assert call("kernel", "push", "modelB").code == 0
+    ended(call, quick)
+    assert call("kernel", "push", "modelB", "seed=5").code == 0
+    ended(call, quick)
+    quick.faults["stale_output"] = 1
+    refused(call("kernel", "fetch", "modelB"), "is that of another push than version 2")
+    quick.faults["error_page"] = 99
+    refused(call("kernel", "fetch", "modelB"), "manifest.json is not JSON")
+    quick.faults = {"cut": 99}
+    refused(call("kernel", "fetch", "modelB"), "Connection broken")
+    assert not list((home / "fetched").iterdir())
+    quick.faults = {"cut": 1}
+    assert call("kernel", "fetch", "modelB").code == 0  # cut once: fetched again
+    (home / "fetched/modelB-v2/submission.csv").write_text("changed")
+    refused(call("kernel", "fetch", "modelB"), "modelB-v2 is there already")
+
+
+def test_a_download_that_is_refused_cut_or_an_error_page(service, home, call):
+    Path("other.yaml").write_text((Path(files.ROOT) / "configs/modelB.yaml").read_text().replace(SLUG, "no-such-one"))
+    service.faults["rules"] = 1
+    refused(call("kernel", "download"), f"accept the rules at https://www.kaggle.com/competitions/{SLUG}/rules")
+    refused(call("kernel", "download", "other.yaml"), "failed (Competition not found: no-such-one): Kaggle knows no such competition")
+    service.faults = {"error_page": 1}
+    refused(call("kernel", "download"), "is damaged")
+    assert not list((home / "data").iterdir())
+    service.faults = {"cut": 1}
+    assert call("kernel", "download").code == 0
+    assert [path.name for path in (home / "data").iterdir()] == [SLUG]
+
+
+def test_submissions_that_fail(service, home, call):
+    shutil.copytree(service.data, home / "data" / SLUG)
+    table, ids = labels.read_one_hot(service.data / "train.csv"), labels.read_ids(service.data / "test.csv")
+    (home / "submissions").mkdir()
+    good = home / "submissions/mine.csv"
+    files.write_submission(good, ids, table.classes, [19] * len(ids), ids)
+    for fault, sentence in (("upload_failed", "Could not submit to competition"), ("daily_limit", "reached the daily submission limit"), ("rules", "accept the rules at")):
+        service.faults = {fault: 1}
+        refused(call("kernel", "submit", good, "-m", "x"), sentence)
+    service.faults = {}
+    assert not service.submissions
+    (home / "submissions/short.csv").write_text("\n".join(good.read_text().splitlines()[:5]) + "\n")
+    refused(call("kernel", "submit", home / "submissions/short.csv", "-m", "x"), f"4 rows where test.csv has {len(ids)}")
+    refused(call("kernel", "submit", home / "submissions/absent.csv", "-m", "x"), "there is no such file")
+    (home / "runs/mine").mkdir(parents=True)
+    report = {"synthetic": True, "rule": "argmax", "validation": {"rules": {"argmax": {"score": -5.0, "over_always": -0.3}}, "always": {"class": "No Finding", "score": -4.7}}}
+    files.write_json(home / "runs/mine/report.json", report)
+    refused(call("kernel", "submit", good, "-m", "x", "--force"), "was made from synthetic radiographs")
+    files.write_json(home / "runs/mine/report.json", report | {"synthetic": False})
+    refused(call("kernel", "submit", good, "-m", "x"), "no better than always answering No Finding (-4.7000)")
+    assert not service.submissions
+    assert call("kernel", "submit", good, "-m", "x", "--force").code == 0 and len(service.submissions) == 1
+
+
+def test_weights_are_published_as_a_private_dataset(service, home, call):
+    (home / "weights").mkdir()
+    (home / "weights/convnext_tiny.fb_in1k.safetensors").write_bytes(b"weights")
+    said = call("kernel", "weights", "modelB", "--publish")
+    assert said.code == 0 and "--weights tester/weights-convnext-tiny-fb-in1k --no-internet" in said.out, said.err
+    assert service.datasets["tester/weights-convnext-tiny-fb-in1k"]["convnext_tiny.fb_in1k.safetensors"] == b"weights"
+    refused(call("kernel", "weights", "modelB", "--publish"), "already in use")
+
+
+def test_weights_are_fetched_into_a_file_that_a_run_can_use(home, call, monkeypatch):
+    import timm
+
+    import config
+    import model
+
+    wanted = timm.create_model("test_convnext", num_classes=0)
+    monkeypatch.setattr(model, "_fetched", lambda name: wanted)
+    (home / "small.yaml").write_text((Path(files.ROOT) / "configs/modelB.yaml").read_text().replace("convnext_tiny.fb_in1k", "test_convnext"))
+    said = call("kernel", "weights", home / "small.yaml")
+    path = home / "weights/test_convnext.safetensors"
+    assert said.code == 0 and f"weights={files.shown(path)}" in said.out, said.err
+    net = model.build(config.load(str(home / "small.yaml"), ["size=32"]), 5, str(path))
+    assert all((net.body.state_dict()[key] == value).all() for key, value in wanted.state_dict().items())
+
+
+def test_what_is_asked_wrongly(service, home, call):
+    for argv, sentence in (
+        (["push", "modelZ"], "there is no configuration"), (["push", "demo"], "the key task is missing"), (["push", "modelB", "epohcs=1"], "unknown key epohcs"),
+        (["push", "modelB", "--hours", "30"], "hours"), (["push", "modelB", "--accelerator", "P100"], "--accelerator P100 will not do"),
+        (["push", "modelB", "slug=another-one"], "attaches 26-t-1-dl-gen-ainppe-1, and slug = another-one: make them agree"),
+        (["push", "modelB", "--no-internet"], "without internet the ImageNet weights cannot be fetched"), (["push", "modelB", "--resume"], "was never pushed from here"),
+        (["fetch", "modelB"], "was never pushed from here"), (["leap"], "one of download, weights, push"), ([], "one of download"),
+    ):
+        refused(call("kernel", *argv), sentence)
+    assert not service.pushes
+
+
+def test_credentials(home, call, monkeypatch, tmp_path):
+    """Named by file or variable, never by value."""
+    refused(call("kernel", "submissions"), "no Kaggle credentials were found: make a token at https://www.kaggle.com/settings")
+    folder = tmp_path / "user/.kaggle"
+    folder.mkdir(parents=True)
+    (folder / "kaggle.json").write_text("{")
+    refused(call("kernel", "submissions"), f"{folder / 'kaggle.json'} is malformed")
+    (folder / "kaggle.json").write_text(json.dumps({"username": USERNAME, "key": KEY}))
+    (folder / "kaggle.json").chmod(0o644)
+    found = kaggle_client.credentials()
+    assert found.username == USERNAME and f"chmod 600 {folder / 'kaggle.json'}" in found.faults[0]
+    (folder / "kaggle.json").chmod(0o600)
+    assert kaggle_client.credentials().faults == ()
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "stale")
+    assert "the variable KAGGLE_API_TOKEN is used, and hides" in kaggle_client.credentials().faults[0]
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "")
+    assert "is set and empty" in kaggle_client.credentials().faults[0]
+    assert KEY not in repr(kaggle_client.credentials())
+
+
+def test_refused_credentials_are_named(service, call, monkeypatch):
+    monkeypatch.setenv("KAGGLE_KEY", "another")
+    said = call("kernel", "submissions")
+    refused(said, "the credentials in the variables KAGGLE_USERNAME and KAGGLE_KEY are refused")
+    assert "another" not in said.out + said.err
+
+
+def test_doctor_shows_it_all_and_no_value(home, call, monkeypatch, competition):
+    said = call("doctor")
+    assert said.code == 0 and "MISSING Kaggle" in said.out and "MISSING data" in said.out and "ok      torch" in said.out and "kernel modelB" in said.out
+    monkeypatch.setenv("KAGGLE_USERNAME", USERNAME)
+    monkeypatch.setenv("KAGGLE_KEY", KEY)
+    monkeypatch.setenv("CXR_DATA", str(competition))
+    said = call("doctor")
+    assert "ok      Kaggle                   credentials in the variables KAGGLE_USERNAME and KAGGLE_KEY" in said.out
+    assert KEY not in said.out and "MISSING data" not in said.out
