@@ -23,6 +23,7 @@ STARTED = time.time()
 NAME, CONFIG, SETTINGS = "@@NAME@@", "@@CONFIG@@", @@SETTINGS@@
 DIGEST, RUN_ID = "@@DIGEST@@", "@@RUN_ID@@"  # of the bundle, and of this push
 WEIGHTS = "@@WEIGHTS@@"  # a file in an attached dataset, or nothing
+RESUME = @@RESUME@@  # whether an earlier run must be there to go on with
 PACKAGES = ("torch", "torchvision", "timm", "albumentations", "opencv-python-headless", "opencv-python", "numpy", "scikit-learn", "pydantic", "safetensors")
 KAGGLE = Path(os.environ.get("CXR_KAGGLE", "/kaggle"))  # a rehearsal has its own
 WORKING = KAGGLE / "working"
@@ -57,10 +58,16 @@ def say_where() -> None:
 def resume() -> None:
     """Copy this configuration's run out of an earlier version's output, when one is attached."""
     places = ("*", "*/*", "notebooks/*/*", "kernels/*/*")  # never as deep as the images, which take minutes to list
-    mounts = [path for place in places for path in sorted((KAGGLE / "input").glob(f"{place}/runs/{NAME}/run.json"))]
-    if mounts:
-        shutil.copytree(mounts[0].parent, WORKING / "runs" / NAME, dirs_exist_ok=True, copy_function=shutil.copyfile)
-        print(f"resuming the run found in {mounts[0].parent}", flush=True)
+    runs = [path.parent for place in places for path in sorted((KAGGLE / "input").glob(f"{place}/runs/{NAME}/run.json"))]
+    if RESUME and not runs:
+        sys.exit(f"error: there is no run {NAME} in the attached output of the last version: push without --resume")
+    for path in runs[0].rglob("*") if runs else ():
+        if path.is_file():  # one by one, for the mounted folders are read-only, and their copies would be too
+            copy = WORKING / "runs" / NAME / path.relative_to(runs[0])
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+    if runs:
+        print(f"resuming the run found in {runs[0]}", flush=True)
 
 
 def attached_weights() -> list[str]:
@@ -71,7 +78,10 @@ def attached_weights() -> list[str]:
     found = [path for place in places for path in sorted((KAGGLE / "input").glob(f"{place}/{WEIGHTS}"))]
     if not found:
         sys.exit(f"error: {WEIGHTS} is in none of the attached datasets: attach the one that holds it")
-    return [f"weights={found[0]}"]
+    link = WORKING / "cache" / WEIGHTS  # the same path in every session, for a run goes on only with its own settings
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(found[0])
+    return [f"weights={link}"]
 
 
 def main() -> None:
@@ -86,8 +96,10 @@ def main() -> None:
         "MPLCONFIGDIR": str(cache / "matplotlib"), "NO_ALBUMENTATIONS_UPDATE": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1",
     }
     try:
-        say_where()
+        if not any((KAGGLE / "input").glob("*")):
+            sys.exit("error: nothing is attached to this kernel: is the competition, and are its rules accepted?")
         resume()
+        say_where()
         code = subprocess.run([sys.executable, str(kit / "src" / "main.py"), CONFIG, f"name={NAME}", *SETTINGS, *attached_weights()], env=environment, cwd=WORKING).returncode
         if code:
             sys.exit(code)

@@ -29,16 +29,20 @@ class Bundle:
     digest: str
 
 
-def build(config: str, name: str, settings: list[str], run_id: str, weights: str = "") -> Bundle:
+def build(config: str, name: str, settings: list[str], run_id: str, weights: str = "", resume: bool = False) -> Bundle:
     """The launcher with src/ and configs/ inside. The same tracked files and arguments give the same bytes.
 
-    `weights` is the name of a file that the kernel takes its pretrained weights from, in one of its attached datasets.
+    `weights` is the name of a file that the kernel takes its pretrained weights from, in one of its attached datasets;
+    `resume` makes it insist on an earlier run in its attached output.
     """
-    content = _zip(_tracked())
+    tracked = _tracked()
+    if ROOT / "configs" / f"{config}.yaml" not in tracked:
+        raise UserError(f"configs/{config}.yaml is not tracked by git, and only what git tracks is pushed: git add it")
+    content = _zip(tracked)
     digest = hashlib.sha256(content).hexdigest()
     encoded = "\n".join(re.findall(".{1,120}", base64.b64encode(content).decode()))
     script = (ROOT / "kernels" / "launcher.py").read_text(encoding="utf-8")
-    for key, value in (("NAME", name), ("CONFIG", config), ("SETTINGS", repr(settings)), ("DIGEST", digest), ("RUN_ID", run_id), ("WEIGHTS", weights), ("BUNDLE", encoded)):
+    for key, value in (("NAME", name), ("CONFIG", config), ("SETTINGS", repr(settings)), ("DIGEST", digest), ("RUN_ID", run_id), ("WEIGHTS", weights), ("RESUME", repr(resume)), ("BUNDLE", encoded)):
         script = script.replace(f"@@{key}@@", value)
     compile(script, "script.py", "exec")
     if len(script.encode()) >= LIMIT:

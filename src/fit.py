@@ -19,7 +19,7 @@ from model import Net
 from runs import Run, elapsed, random_state, restore_random_state
 from task import Task
 
-SPARE = 60.0  # seconds kept for loading weights, deciding and writing when `hours` is set
+SPARE = 120.0  # seconds kept for loading weights, deciding and writing when `hours` is set
 
 
 def fit(
@@ -50,24 +50,23 @@ def fit(
         restore_random_state(last["random"])
         print(f"resumed after epoch {len(history)}")
 
-    epoch_seconds, slowest_view = [], 0.0
     for epoch in range(len(history), config.epochs):
         if resting >= config.patience:
             print(f"stopped early: {config.patience} epochs without a better validation {task.monitor}")
             break
-        if config.hours and history and epoch_seconds:
-            slowest, afterwards = max(epoch_seconds), slowest_view * images_after * len(config.views) / len(validation.dataset)
-            if elapsed() + 1.1 * (slowest + afterwards) + SPARE > config.hours * 3600:
-                print(f"stopped for time after epoch {epoch}: hours={config.hours:g} leave no room for another of {clock(slowest)} and {clock(afterwards)} to predict; the same command goes on")
-                return False
         frozen = epoch < config.frozen_epochs
+        if config.hours and history:
+            needed, afterwards = _seconds_of(history, frozen), max(row["validation_seconds"] for row in history) * images_after * len(config.views) / len(validation.dataset)
+            if elapsed() + 1.1 * (needed + afterwards) + SPARE > config.hours * 3600:
+                print(f"stopped for time after epoch {epoch}: hours={config.hours:g} leave no room for another of {clock(needed)} and {clock(afterwards)} to predict; the same command goes on")
+                return False
         net.freeze(frozen)
         batches.sampler.epoch = epoch
         start = time.monotonic()
         train_loss, speed = train_epoch(net, batches, loss, optimizer, scaler, config, machine, f"epoch {epoch + 1}/{config.epochs}")
         trained = time.monotonic()
         seen = infer.logits(net, validation, config.views[:1], machine, "validation")[0]
-        slowest_view = max(slowest_view, time.monotonic() - trained)
+        validated = time.monotonic() - trained
         targets = validation.dataset.targets
         val_loss = loss(torch.from_numpy(seen).to(machine.device), torch.from_numpy(targets).to(machine.device)).item()
         if not (math.isfinite(train_loss) and np.isfinite(seen).all()):
@@ -82,14 +81,13 @@ def fit(
             plateau.step(figures[task.monitor])
             resting = 0 if better else resting + 1
         row = {"epoch": epoch + 1, "stage": "frozen" if frozen else "full", "train_loss": train_loss, "val_loss": val_loss, **figures,
-               "lr": rate, "images_per_second": round(speed, 1), "seconds": round(time.monotonic() - start, 1)}
+               "lr": rate, "images_per_second": round(speed, 1), "validation_seconds": round(validated, 2), "seconds": round(time.monotonic() - start, 1)}
         history.append(row)
         if better:  # before last.pt: killed in between, the epoch is done again and writes the same best.pt
             run.save_checkpoint("best.pt", {"model": net.state_dict(), "epoch": epoch + 1, task.monitor: figures[task.monitor]})
         run.save_checkpoint("last.pt", {**{name: part.state_dict() for name, part in parts.items()},
                                         "best": best, "resting": resting, "history": history, "random": random_state()})
         write_rows(run / "log.csv", history)
-        epoch_seconds.append(row["seconds"])
         left = np.mean([past["seconds"] for past in history[-3:]]) * (config.epochs - epoch - 1)
         print(
             f"epoch {epoch + 1}/{config.epochs} {row['stage']:6} train loss {train_loss:.4f}  val loss {val_loss:.4f}  "
@@ -97,6 +95,12 @@ def fit(
             flush=True,
         )
     return True
+
+
+def _seconds_of(history: list[dict], frozen: bool) -> float:
+    """How long an epoch takes, from the slowest one of its stage; four times a frozen one where no full one was seen."""
+    same = [row["seconds"] for row in history if (row["stage"] == "frozen") == frozen]
+    return max(same) if same else 4 * max(row["seconds"] for row in history)
 
 
 def train_epoch(

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,27 +101,30 @@ def ask(arguments: list[str]) -> tuple[int, str]:
 
 BUSY = re.compile(r"\b(429|502|503|504)\b|Too Many Requests|Connection ?(Error|reset|refused|aborted)|Max retries|timed out|RemoteDisconnected|IncompleteRead|Name or service", re.I)
 
+UNSENT = re.compile(r"\b429\b|Too Many Requests|Connection ?refused|Failed to establish|Name or service", re.I)
 MISSING = re.compile(r"\b404\b|not found", re.I)
 
 
 def call(arguments: list[str], what: str, good: Callable[[int, str], bool] = lambda code, said: code == 0, slug: str | None = None, missing_is_busy: bool = False,
-         patience: float | None = None) -> str:
+         changes: str | None = None) -> str:
     """Run the client until it succeeds by `good`, waiting ever longer while the service is busy. Returns what it said.
 
-    Raises UserError with the service's own reason; `slug` is the competition whose rules a 403 is about.
+    Raises UserError with the service's own reason; `slug` is the competition whose rules a 403 is about. A command that
+    changes something is only repeated when it cannot have arrived; `changes` is the address where one would see it.
     """
     start, pause = time.monotonic(), PAUSE
     while True:
         code, said = ask(arguments)
         if good(code, said):
             return said
-        busy = BUSY.search(said) or (missing_is_busy and MISSING.search(said))
-        if not busy or time.monotonic() - start + pause > (PATIENCE if patience is None else patience):
+        busy = (UNSENT if changes else BUSY).search(said) or (missing_is_busy and MISSING.search(said))
+        if not busy or time.monotonic() - start + pause > PATIENCE:
             break
         print(f"{_reason(said)}: trying again in {pause:.0f} s", flush=True)
         time.sleep(pause)
         pause = min(2 * pause, 30.0)
-    raise UserError(f"{what} failed ({_reason(said)}){_advice(said, slug)}")
+    lost = f": it may have arrived all the same, look at {changes} before you try again" if changes and BUSY.search(said) and not UNSENT.search(said) else ""
+    raise UserError(f"{what} failed ({_reason(said)}){lost or _advice(said, slug)}")
 
 
 def _reason(said: str) -> str:
@@ -131,7 +135,7 @@ def _reason(said: str) -> str:
 
 def _advice(said: str, slug: str | None) -> str:
     if slug and re.search(r"\b403\b|Forbidden|accept this competition", said):
-        return f": accept the rules at {SITE}/competitions/{slug}/rules"
+        return f": if that is why, accept the rules at {SITE}/competitions/{slug}/rules"
     if re.search(r"\b401\b|Unauthorized|Unauthenticated|Authentication required", said):
         return f": the credentials in {credentials().where} are refused; make a new token at {TOKENS}"
     if MISSING.search(said):
@@ -156,13 +160,17 @@ def download(slug: str) -> Path:
         with tempfile.TemporaryDirectory(prefix=f".{slug}-", dir=target.parent) as fresh:
             _unzip(archive, Path(fresh) / "unpacked")
             os.replace(Path(fresh) / "unpacked", target)
-    except UserError:
-        archive.unlink()  # damaged or hostile: to be fetched anew
+    except Damaged:
+        archive.unlink()  # to be fetched anew
         raise
     finally:
         if target.is_dir() or not archive.is_file():
             shutil.rmtree(scratch)
     return target
+
+
+class Damaged(UserError):
+    """An archive that is broken or hostile."""
 
 
 def _unzip(archive: Path, target: Path) -> None:
@@ -171,10 +179,10 @@ def _unzip(archive: Path, target: Path) -> None:
             names = content.infolist()
             outside = [info.filename for info in names if not (target / info.filename).resolve().is_relative_to(target.resolve())]
             if outside:
-                raise UserError(f"{archive.name} holds paths that lead out of its folder ({outside[0]}): it was not unpacked")
+                raise Damaged(f"{archive.name} holds paths that lead out of its folder ({outside[0]}): it was not unpacked")
             size, free = sum(info.file_size for info in names), shutil.disk_usage(archive.parent).free
             if size > free:
                 raise UserError(f"unpacking {archive.name} needs {size / 1e9:.1f} GB and {free / 1e9:.1f} GB are free in {shown(archive.parent.parent)}")
             content.extractall(target)  # checks every file's CRC
-    except zipfile.BadZipFile as error:
-        raise UserError(f"{archive.name} is damaged ({error}): run the same command again") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise Damaged(f"{archive.name} is damaged ({error}): run the same command again") from error

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import re
+import secrets
 import shutil
 import tempfile
 import time
@@ -58,7 +59,8 @@ def weights(argv: list[str]) -> None:
             reference = f"{client.owner()}/{slug}"
             write_json(Path(folder) / "dataset-metadata.json", {"title": slug, "id": reference, "licenses": [{"name": "other"}]})
             client.call(["datasets", "create", "-p", folder, "-r", "zip"], "publishing the weights",
-                        lambda code, said: code == 0 and bool(re.search(r"is being created|created successfully", said)) and not re.search(r"error|Skipping", said, re.I))
+                        lambda code, said: code == 0 and bool(re.search(r"is being created|created successfully", said)) and not re.search(r"error|Skipping", said, re.I),
+                        changes=f"{client.SITE}/datasets/{reference}")
         print(f"published as the private dataset {reference}: ./run.sh push {given.config} --weights {reference} --no-internet")
 
 
@@ -73,6 +75,14 @@ def push(argv: list[str]) -> None:
     parser.add_argument("--no-internet", action="store_true")
     parser.add_argument("--resume", action="store_true", help="attach the output of this kernel's last version and go on from it")
     given = parser.parse_intermixed_args(argv)
+    before = _pushed(given.config) if given.resume else None
+    if before:  # what the first push was given holds for its continuation
+        if given.settings and given.settings != before["settings"]:
+            raise UserError(f"version {before['version']} was pushed with {some(before['settings']) or 'no settings'}, and a run goes on with its own: leave them out, or push without --resume")
+        given.settings, given.weights, given.no_internet = before["settings"], given.weights or before["weights"], given.no_internet or before["no_internet"]
+    for setting in given.settings:
+        if setting.startswith("hours=") or (setting.startswith("weights=") and setting not in ("weights=imagenet", "weights=none")):
+            raise UserError(f"{setting}: a kernel has its own: give --hours H, or --weights OWNER/DATASET")
     config = settings.load(given.config, [*given.settings, f"hours={given.hours}"])
     if not 0 < given.hours <= 12:
         raise UserError(f"--hours {given.hours}: a Kaggle session lasts up to 12 hours")
@@ -86,24 +96,31 @@ def push(argv: list[str]) -> None:
         raise UserError("without internet the ImageNet weights cannot be fetched: ./run.sh weights CONFIG --publish, then push with --weights OWNER/DATASET")
     if given.weights:
         meta["dataset_sources"] = [*meta["dataset_sources"], given.weights]
-    before = _pushed(given.config) if given.resume else None
     if before:
         meta["kernel_sources"] = [*meta["kernel_sources"], meta["id"]]
-    chosen = [f"hours={given.hours}", *given.settings]
-    run_id = hashlib.sha256(json.dumps([given.config, chosen, given.weights, before and before["version"]]).encode()).hexdigest()[:16]
-    found = bundle.build(given.config, config.name, chosen, run_id, f"{config.model}.safetensors" if given.weights else "")
+    run_id = secrets.token_hex(8)  # of this push: the output of an earlier one must not pass for it
+    found = bundle.build(given.config, config.name, [*given.settings, f"hours={given.hours}"], run_id, f"{config.model}.safetensors" if given.weights else "", bool(before))
     print(f"script.py: {len(found.script.encode()):,} bytes of at most {bundle.LIMIT:,}; bundle {found.digest[:16]}")
+    address = f"{client.SITE}/code/{meta['id']}"
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "script.py").write_text(found.script, encoding="utf-8")
         write_json(Path(folder) / "kernel-metadata.json", meta)
-        said = client.call(["kernels", "push", "-p", folder], "the push",
-                           lambda code, said: code == 0 and bool(re.search(r"Kernel version \d+ successfully pushed", said)) and "not valid" not in said, config.slug)
-    version = int(re.search(r"Kernel version (\d+) successfully pushed", said)[1])
-    write_json(_record(given.config), {"ref": meta["id"], "version": version, "run_id": run_id, "bundle": found.digest, "name": config.name, "time": round(time.time())})
-    print(f"version {version} is running: {client.SITE}/code/{meta['id']}\n./run.sh status {given.config} --wait, then ./run.sh fetch {given.config}")
+        said = client.call(["kernels", "push", "-p", folder], "the push", lambda code, said: code == 0 and bool(PUSHED.search(said)), config.slug, changes=address)
+    version = int(PUSHED.search(said)[1])
+    absent = [line for line in said.splitlines() if "not valid" in line]
+    if absent:
+        raise UserError(f"version {version} was started without what it needs ({absent[0].strip()}): cancel it at {address}, and accept the rules at {client.SITE}/competitions/{config.slug}/rules")
+    write_json(_record(given.config), {"ref": meta["id"], "version": version, "run_id": run_id, "bundle": found.digest, "name": config.name, "time": round(time.time()),
+                                       "settings": given.settings, "weights": given.weights, "no_internet": given.no_internet})
+    print(f"version {version} is running: {address}\n./run.sh status {given.config} --wait, then ./run.sh fetch {given.config}")
+
+
+PUSHED = re.compile(r"Kernel version (\d+) successfully pushed")
 
 
 def _record(config: str) -> Path:
+    if not re.fullmatch(r"[\w-]+", config):
+        raise UserError(f"{config!r} is no name of a configuration")
     return home() / "pushed" / f"{config}.json"
 
 
@@ -111,7 +128,7 @@ def _pushed(config: str) -> dict:
     if not _record(config).is_file():
         raise UserError(f"{config} was never pushed from here: ./run.sh push {config}")
     found = read_json(_record(config))
-    missing = [key for key in ("ref", "version", "run_id", "bundle", "name", "time") if key not in found]
+    missing = [key for key in ("ref", "version", "run_id", "bundle", "name", "time", "settings", "weights", "no_internet") if key not in found]
     if missing:
         raise UserError(f"{shown(_record(config))} lacks {some(missing)}: push again")
     return found
@@ -156,7 +173,7 @@ def fetch(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
         fresh = Path(scratch) / "output"
         fresh.mkdir()
-        client.call(["kernels", "output", pushed["ref"], "-p", str(fresh), "-o", "--page-size", "200"], f"fetching the output of {pushed['ref']}")
+        client.call(["kernels", "output", pushed["ref"], "-p", str(fresh), "-o", "--page-size", "200", "--file-pattern", r"(submission\.csv|manifest\.json|runs/.*)$"], f"fetching the output of {pushed['ref']}")
         manifest = _checked(fresh, pushed)
         fresh.rename(target)
     state = "" if manifest.get("state") == "trained" else f"; training stopped for time, ./run.sh push {config} --resume goes on"
@@ -181,7 +198,7 @@ def _checked(folder: Path, pushed: dict) -> dict:
 
 
 def submit(argv: list[str]) -> None:
-    parser = Parser(prog="submit", description="Check a submission and hand it in.", usage="submit CSV -m MESSAGE [--test test.csv] [--force]")
+    parser = Parser(prog="submit", description="Check a submission and hand it in.", usage="submit CSV -m MESSAGE [--data DIR] [--force]")
     parser.add_argument("csv", type=Path)
     parser.add_argument("-m", "--message", required=True)
     parser.add_argument("--config", default="modelB", help="whose competition (modelB)")
@@ -197,15 +214,18 @@ def submit(argv: list[str]) -> None:
     validate_submission(given.csv, read_ids(source.folder / "test.csv"), read_one_hot(source.folder / "train.csv").classes)
     _worth_it(given.csv, given.force)
     client.owner()
+    known, page = {row.get("ref") for row in _submissions(config.slug)}, f"{client.SITE}/competitions/{config.slug}/submissions"
     said = client.call(["competitions", "submit", config.slug, "-f", str(given.csv), "-m", given.message], "the submission",
-                       lambda code, said: code == 0 and "Successfully submitted" in said, config.slug)
+                       lambda code, said: code == 0 and "Successfully submitted" in said, config.slug, changes=page)
     left = re.search(r"(\d+) submissions remaining today", said)
-    print(f"submitted: {client.SITE}/competitions/{config.slug}/submissions" + (f"; {left[1]} more are allowed today" if left else ""))
+    print(f"submitted: {page}" + (f"; {left[1]} more are allowed today" if left else ""))
     for pause in (1, 5, 10, 20, 30):
-        mine = [row for row in _submissions(config.slug) if row.get("description") == given.message]
-        if mine and not mine[0].get("status", "").upper().endswith("PENDING"):
-            row = mine[0]
-            print(f"{row.get('fileName')}: {row.get('status')}, public score {row.get('publicScore') or 'not yet'}")
+        mine = next((row for row in _submissions(config.slug) if row.get("ref") not in known), {})
+        state = mine.get("status", "PENDING").upper()
+        if state.endswith("ERROR"):
+            raise UserError(f"Kaggle could not score {given.csv.name} ({mine.get('errorDescription') or state}): see {page}")
+        if not state.endswith("PENDING"):
+            print(f"{mine.get('fileName')}: {mine.get('status')}, public score {mine.get('publicScore') or 'not yet'}")
             return
         time.sleep(pause)
     print("it is not scored yet: ./run.sh submissions shows it later")
@@ -220,7 +240,11 @@ def _worth_it(path: Path, force: bool) -> None:
         return
     if report.get("synthetic"):
         raise UserError(f"{shown(path)} was made from synthetic radiographs: it is no submission")
-    figures, always = report["validation"]["rules"][report["rule"]], report["validation"]["always"]
+    try:
+        figures, always = report["validation"]["rules"][report["rule"]], report["validation"]["always"]
+        _ = figures["over_always"] > 0, f"{figures['score']:.4f} {always['score']:.4f} {always['class']}"
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError("the report.json of its run is of another version of the kit: ./run.sh evaluate RUN makes it anew") from error
     if figures["over_always"] <= 0 and not force:
         raise UserError(f"rule {report['rule']} scores {figures['score']:.4f} cross-fitted, no better than always answering {always['class']} ({always['score']:.4f}): "
                         "decide it by another rule, or --force")

@@ -276,11 +276,17 @@ class Double:
         sources = {known[k].slug: known[k].working for k in kernels if k in known}
         if self.slug in competitions and not bad_competitions:
             sources[f"competitions/{self.slug}" if self.mount == "new" else self.slug] = self.data
+        datasets = body.get("datasetDataSources", [])
+        for name in [one for one in datasets if one in self.datasets]:
+            sources[f"datasets/{name}" if self.mount == "new" else name.partition("/")[2]] = kept = self.folder / "datasets" / name
+            kept.mkdir(parents=True, exist_ok=True)
+            for file, content in self.datasets[name].items():
+                (kept / file).write_bytes(content)
         slug = slugify(title)
         run = self._start(slug, text, sources)
         reply = {"ref": f"/code/{owner}/{slug}", "url": f"https://www.kaggle.com/code/{owner}/{slug}", "versionNumber": run.version,
                  "kernelId": 1 + list(self._runs).index(slug), "invalidCompetitionSources": bad_competitions,
-                 "invalidKernelSources": bad_kernels, "invalidDatasetSources": body.get("datasetDataSources", [])}
+                 "invalidKernelSources": bad_kernels, "invalidDatasetSources": [one for one in datasets if one not in self.datasets]}
         return {key: value for key, value in reply.items() if value != []}
 
     def _set_current_aside(self) -> None:

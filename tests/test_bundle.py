@@ -67,7 +67,9 @@ def test_attached_weights_are_found_wherever_they_are_mounted(project, tmp_path)
     for place in ("models/owner/model/framework/variation/1", "datasets/owner/slug", "slug"):
         (tmp_path / "input" / place).mkdir(parents=True, exist_ok=True)
         (tmp_path / "input" / place / "net.safetensors").write_bytes(b"")
-        assert names["attached_weights"]() == [f"weights={tmp_path / 'input' / place / 'net.safetensors'}"]
+        link = tmp_path / "working/cache/net.safetensors"
+        link.unlink(missing_ok=True)
+        assert names["attached_weights"]() == [f"weights={link}"] and link.resolve() == (tmp_path / "input" / place / "net.safetensors").resolve()
     assert launcher(bundle.build("modelB", "modelB", [], "x").script, tmp_path)["attached_weights"]() == []
 
 
@@ -102,6 +104,19 @@ def test_too_large_a_source_is_refused_before_it_is_pushed(project):
     subprocess.run(["git", "-C", str(project), "add", "."], check=True)
     with pytest.raises(UserError, match="Kaggle takes fewer than 1,000,000"):
         bundle.build("modelB", "modelB", [], "x")
+
+
+def test_a_configuration_that_would_stay_behind_is_refused(project):
+    shutil.copy(project / "configs/modelB.yaml", project / "configs/modelX.yaml")
+    with pytest.raises(UserError, match="configs/modelX.yaml is not tracked by git"):
+        bundle.build("modelX", "modelX", [], "x")
+
+
+def test_a_run_to_go_on_with_must_be_there(project, tmp_path):
+    (tmp_path / "input/slug").mkdir(parents=True)
+    with pytest.raises(SystemExit, match="there is no run modelB in the attached output"):
+        launcher(bundle.build("modelB", "modelB", [], "x", "", True).script, tmp_path)["resume"]()
+    launcher(bundle.build("modelB", "modelB", [], "x").script, tmp_path)["resume"]()
 
 
 def test_outside_a_checkout_nothing_is_pushed(project):

@@ -279,7 +279,7 @@ def test_a_time_budget_ends_with_a_valid_submission_and_goes_on(made, home, call
     """No time for a second epoch: the first one is predicted, decided and written; with more time the run ends as if never paused."""
     command = ["main", "modelB", "--data", made, *TINY, "name=timed"]
     monkeypatch.setenv("CXR_STARTED", str(time.time() - 3600))
-    said = call(*command, "hours=1")
+    said = call(*command, "hours=1")  # the first epoch is always trained
     assert said.code == 0 and "stopped for time after epoch 1" in said.out and "PAUSED" in said.out, said.err
     assert len(labels.read_one_hot(home / "submissions/timed.csv").ids) == len(labels.read_ids(made / "test.csv"))
     assert json.loads((home / "runs/timed/run.json").read_text())["state"] == "paused" and call("score", home / "runs/timed").code == 0
