@@ -265,7 +265,8 @@ def _submissions(slug: str) -> list[dict]:
     said = client.call(["competitions", "submissions", slug, "-v"], "listing your submissions", slug=slug)
     lines = said.splitlines()
     start = next((number for number, line in enumerate(lines) if "fileName" in line and "," in line), None)  # warnings come before the table
-    return [] if start is None else list(csv.DictReader(io.StringIO("\n".join(lines[start:]))))
+    rows = [] if start is None else list(csv.DictReader(io.StringIO("\n".join(lines[start:]))))
+    return [row | {"status": (row.get("status") or "").rpartition(".")[2]} for row in rows]
 
 
 VERBS = {"download": download, "weights": weights, "push": push, "status": status, "fetch": fetch, "submit": submit, "submissions": submissions}
