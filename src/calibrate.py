@@ -93,10 +93,14 @@ def fit_posterior(val: Logits) -> tuple[Posterior, tuple[float, float]]:
     for spread in SLOPE_SPREADS:
         theta, worth = problem.solve(theta, spread, OFFSET_SPREADS[0])
         modes.append((worth, spread, OFFSET_SPREADS[0], theta))
-    _, spread, _, theta = max(modes, key=itemgetter(0))
+        if worth < modes[0][0]:  # wider is worse still
+            break
+    best, spread, _, theta = max(modes, key=itemgetter(0))
     for offset_spread in OFFSET_SPREADS[1:]:
         theta, worth = problem.solve(theta, spread, offset_spread)
         modes.append((worth, spread, offset_spread, theta))
+        if worth < best:
+            break
     _, *spreads, theta = max(modes, key=itemgetter(0))
     slopes[known] = np.exp(theta[0] + theta[2 : 2 + classes])
     offsets[known] = theta[2 + classes :] - theta[1] * log_train
