@@ -12,7 +12,7 @@ import numpy as np
 import score
 import tune
 from errors import Parser, UserError, command
-from files import read_json, read_logits, read_run, shown, write_json, write_rows
+from files import read_logits, read_run, shown, write_json, write_rows
 from labels import aligned, read_one_hot
 
 
@@ -25,7 +25,7 @@ def evaluate(folder: Path) -> dict:
     config, task, val, calibration = score.opened(folder)
     report = {
         "synthetic": bool(about.get("synthetic")), "run": config.name, "rule": config.rule, "best_epoch": about.get("best_epoch"),
-        "validation": task.report([val], calibration), "per_class": score.score_run(folder)["per_class"],
+        "validation": task.report([val], calibration), "per_class": score.fold_figures(config, task, val, calibration)["per_class"],
     }
     solution = Path(about["data"]) / "solution.csv"
     if solution.is_file() and (folder / "test_logits.npz").is_file():

@@ -6,7 +6,6 @@ Every call of the official client is printed before it runs; nothing here prints
 import csv
 import hashlib
 import io
-import json
 import re
 import secrets
 import shutil
@@ -242,12 +241,12 @@ def _worth_it(path: Path, force: bool) -> None:
         raise UserError(f"{shown(path)} was made from synthetic radiographs: it is no submission")
     try:
         figures, always = report["validation"]["rules"][report["rule"]], report["validation"]["always"]
-        _ = figures["over_always"] > 0, f"{figures['score']:.4f} {always['score']:.4f} {always['class']}"
+        doubt = (f"rule {report['rule']} scores {figures['score']:.4f} cross-fitted, no better than always answering {always['class']} ({always['score']:.4f}): "
+                 "decide it by another rule, or --force") if figures["over_always"] <= 0 else None
     except (KeyError, TypeError, ValueError) as error:
         raise UserError("the report.json of its run is of another version of the kit: ./run.sh evaluate RUN makes it anew") from error
-    if figures["over_always"] <= 0 and not force:
-        raise UserError(f"rule {report['rule']} scores {figures['score']:.4f} cross-fitted, no better than always answering {always['class']} ({always['score']:.4f}): "
-                        "decide it by another rule, or --force")
+    if doubt and not force:
+        raise UserError(doubt)
 
 
 def submissions(argv: list[str]) -> None:

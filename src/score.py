@@ -15,7 +15,11 @@ from task import TASKS, Task
 
 def score_run(folder: Path) -> dict:
     """The validation fold of a run, decided by the run's own rule, cross-fitted: no image is decided by a fit that saw it."""
-    config, task, val, calibration = opened(folder)
+    return fold_figures(*opened(folder))
+
+
+def fold_figures(config: settings.Config, task: Task, val: Logits, calibration: dict) -> dict:
+    """The same for a run that has been opened."""
     answers = task.held_out([val], calibration, [config.rule])[0][config.rule]
     return figures(val.classes.tolist(), tally_one_hot(val.targets, answers), Costs(**calibration["costs"])) | {"rule": config.rule}
 
