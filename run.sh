@@ -10,9 +10,11 @@ export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=26
 usage() {
   cat <<EOF
 ./run.sh modelA | modelB [--data DIR] [--demo] [key=value ...]   train, tune, predict, write submissions/<name>.csv; resumes
+./run.sh padchest [--data DIR] [--demo] [key=value ...]          the multi-label study: train, evaluate with intervals, by patient
 ./run.sh train CONFIG [--data DIR] [--demo] [key=value ...]      train only; leaves runs/<name>/val_logits.npz
 ./run.sh predict RUN [--data DIR]                                logits of the test images: RUN/test_logits.npz
 ./run.sh evaluate RUN ...                                        the whole validation report of a run; several runs are compared
+./run.sh probe RUN [--data DIR]                                  the study's baseline: logistic regression on frozen features
 ./run.sh tune VAL.npz ... --out calibration.json                 fit the decision rules, print them beside the constant answer
 ./run.sh decide TEST.npz ... --calibration FILE --rule RULE --out CSV [--test test.csv] [--counts FILE | --estimate-counts]
 ./run.sh score RUN | SUBMISSION.csv TRUTH.csv [--json FILE]      offline score, per class
@@ -20,7 +22,7 @@ usage() {
 ./run.sh push CONFIG [--hours H] [--resume] [key=value ...]      run it as a Kaggle kernel; then status CONFIG [--wait], fetch CONFIG
 ./run.sh submit CSV -m MESSAGE | submissions                     hand in a checked submission; list yours
 ./run.sh doctor                                                  what is here and what is missing
-./run.sh make-demo DIR [--images N] [--size PIXELS] [--seed S]   the synthetic data set in the competition's layout
+./run.sh make-demo DIR [--images N] [--size PIXELS] [--seed S] [--layout padchest]   a synthetic data set
 ./run.sh worlds [--seeds N]                                      every decision rule in worlds whose best decision is known
 ./run.sh test                                                    the tests
 EOF
@@ -45,7 +47,7 @@ verb=${1:-}
 [ $# -gt 0 ] && shift
 case $verb in
   "" | -h | --help | help) usage ;;
-  train | predict | tune | decide | score | evaluate | worlds | doctor) install; exec "$python" "$root/src/$verb.py" "$@" ;;
+  train | predict | tune | decide | score | evaluate | probe | worlds | doctor) install; exec "$python" "$root/src/$verb.py" "$@" ;;
   download | weights | push | status | fetch | submit | submissions) install; exec "$python" "$root/src/kernel.py" "$verb" "$@" ;;
   make-demo) install; exec "$python" "$root/src/make_demo.py" "$@" ;;
   test) install; cd "$root"; exec "$python" -m pytest -q tests "$@" ;;

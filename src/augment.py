@@ -15,7 +15,7 @@ cv2.setNumThreads(0)  # the workers are the parallelism
 
 
 class Augment:
-    """Flip, shift-scale-rotate (Albumentations' `Affine`), brightness and contrast: uint8 [S, S] to uint8 [S, S].
+    """Flip, shift-scale-rotate (Albumentations' `Affine`, width and height by themselves), brightness, contrast and noise: uint8 [S, S] to uint8 [S, S].
 
     Albumentations 2.0.8 repeats its random numbers in re-created workers, and hands one seed to all transforms of a
     `Compose`, which then fire together. So every transform is seeded by itself, for every image, from the key.
@@ -33,6 +33,8 @@ class Augment:
             ),
             A.RandomBrightnessContrast(config.brightness, config.contrast, p=config.tone),
         ]
+        if config.noise:
+            self.steps.append(A.AdditiveNoise("uniform", "per_pixel", {"ranges": [(-config.noise, config.noise)]}, p=1))
 
     def __call__(self, image: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
         """Augment `image` by random numbers that depend on `key` (seed, epoch, position in the epoch) and nothing else."""

@@ -19,26 +19,36 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 
 
+Strength = Annotated[float, Field(gt=0, le=2)]
+HEAD = r"^(none|[1-9]\d*/0?(\.\d+)?(->[1-9]\d*/0?(\.\d+)?)*)$"
+
+
 class Config(BaseModel):
+    """What every task has; the settings of one task are in the class below that carries its name."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
-    task: Literal["competition"]
-    slug: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]  # of the Kaggle competition
+    task: str
+    slug: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]  # of the Kaggle competition or data set: its data lie in data/<slug>
 
-    model: str  # any timm name
+    model: str  # any timm name, or cnn1 … cnn7 from scratch
     weights: str  # imagenet | none | FILE
     size: Annotated[int, Field(ge=32, le=1024)]  # pixels, width and height
-    dropout: Annotated[float, Field(ge=0, lt=1)]  # before the last linear layer
+    dropout: Annotated[float, Field(ge=0, lt=1)]  # of the pooled features
+    head: Annotated[str, Field(pattern=HEAD)] = "none"  # hidden layers between features and classes: units/dropout, as 256/0.30->128/0.30
 
     epochs: Annotated[int, Field(ge=1)]  # at most, frozen ones included
     frozen_epochs: Count
     batch: Annotated[int, Field(ge=2)]
     lr: Positive
+    body_lr: Literal["lr"] | Positive = "lr"  # of a pretrained body; one that starts at random learns with lr
+    unfrozen: Share = 1.0  # top share of a pretrained body's layers that is trained after the frozen epochs; a random one is trained whole
     weight_decay: Annotated[float, Field(ge=0)]
     clip_norm: Positive
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
-    imbalance: dict[Literal["sampler", "loss_weights", "logit_adjustment"], Annotated[float, Field(gt=0, le=2)]]  # see src/imbalance.py
+    loss: str
+    imbalance: dict[str, Strength]  # see src/imbalance.py
     lr_patience: Count
     lr_factor: Annotated[float, Field(gt=0, lt=1)]
     patience: Annotated[int, Field(ge=1)]  # epochs without a better validation score before training stops
@@ -51,10 +61,17 @@ class Config(BaseModel):
     brightness: Share  # of full white, at most
     contrast: Share  # relative, at most
     tone: Share  # probability of brightness and contrast
+    noise: Share = 0.0  # uniform, of full white, at most
+    mix: Literal["none", "mixup", "cutmix"] = "none"  # of the images and targets of a batch
+    mix_alpha: Positive = 1.0  # the mixing proportion is drawn from Beta(α, α)
+    mix_probability: Share = 0.5  # that a batch is mixed
 
+    crop: Literal["none", "lungs", "masks"] = "none"  # of every image before it is resized: see src/lungs.py
+    masks: str = ""  # folder of lung masks, for crop: masks
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
+    split: str = "auto"  # or FILE: a CSV of id and part, such as the folds.csv of another run
+    split_seed: Literal["seed"] | Count = "seed"  # of the split and of `limit`
     views: Annotated[list[str], Field(min_length=1)]
-    costs: Annotated[list[Annotated[float, Field(ge=0, le=1e6)]], Field(min_length=3, max_length=3)]  # reward of a hit, cost of a false alarm, of a miss
     rule: str
     temperature: Literal["tune"] | Annotated[float, Field(ge=0.01, le=100)]
     seed: Count
@@ -74,7 +91,6 @@ class Config(BaseModel):
             raise ValueError("true and false are no value for this key")
         return value
 
-
     @field_validator("imbalance", mode="before")
     @classmethod
     def _read_imbalance(cls, value):
@@ -82,8 +98,62 @@ class Config(BaseModel):
             return value
         parts = [part.partition(":") for part in value.split("+")] if value != "none" else []
         if not all(name and exponent for name, _, exponent in parts) or len({name for name, _, _ in parts}) < len(parts):
-            raise ValueError("it is written none, or NAME:EXPONENT with one of sampler, loss_weights, logit_adjustment, for example sampler:0.5")
+            raise ValueError("it is written none, or NAME:NUMBER, for example sampler:0.5 or oversampling:0.1")
         return {name: exponent for name, _, exponent in parts}
+
+    @property
+    def chosen_split_seed(self) -> int:
+        return self.seed if self.split_seed == "seed" else self.split_seed
+
+
+class Competition(Config):
+    task: Literal["competition"]
+    loss: Literal["cross_entropy"] = "cross_entropy"
+    imbalance: dict[Literal["sampler", "loss_weights", "logit_adjustment"], Strength]  # see src/imbalance.py
+    costs: Annotated[list[Annotated[float, Field(ge=0, le=1e6)]], Field(min_length=3, max_length=3)]  # reward of a hit, cost of a false alarm, of a miss
+
+
+class Padchest(Config):
+    task: Literal["padchest"]
+    loss: Literal["weighted_bce", "focal", "class_balanced_focal", "asymmetric"]
+    imbalance: dict[Literal["oversampling"], Strength]
+    labels: Annotated[list[str], Field(min_length=1)]
+    projections: Annotated[list[str], Field(min_length=1)]
+    physician_only: bool  # leave out what a text classifier labelled
+    test_fraction: Annotated[float, Field(gt=0, lt=1)]  # of the patients, like val_fraction
+    focal_alpha: Share = 0.20  # weight of positives; negatives get 1 − α
+    focal_gamma: Annotated[float, Field(ge=0, le=10)] = 2.5
+    effective_beta: Annotated[float, Field(ge=0, lt=1)] = 0.9999  # of class-balanced focal
+    asymmetric: Annotated[list[Annotated[float, Field(ge=0, le=10)]], Field(min_length=3, max_length=3)] = [1.0, 4.0, 0.05]  # γ of positives, γ of negatives, clip
+
+    @field_validator("test_fraction")
+    @classmethod
+    def _leave_some_to_train(cls, value, info):
+        if value + info.data.get("val_fraction", 0) >= 1:
+            raise ValueError(f"with val_fraction = {info.data['val_fraction']} it leaves nothing to train on")
+        return value
+
+    @field_validator("asymmetric")
+    @classmethod
+    def _clip_below_one(cls, value):
+        if value[2] >= 1:
+            raise ValueError("the clip, its third number, must be below 1, or no negative would cost anything")
+        return value
+
+    @field_validator("labels", "projections", mode="before")
+    @classmethod
+    def _split_commas(cls, value):
+        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("labels", "projections")
+    @classmethod
+    def _once_each(cls, value):
+        if len(set(value)) < len(value) or "" in value or "id" in value:
+            raise ValueError("each name is wanted once, none of them empty or id")
+        return value
+
+
+KINDS: dict[str, type[Config]] = {"competition": Competition, "padchest": Padchest}
 
 
 def spelled(imbalance: dict[str, float]) -> str:
@@ -97,7 +167,7 @@ INDIFFERENT = {"name", "workers", "hours", "rule", "temperature"}  # a run may g
 def load(name: str, overrides: Sequence[str] = (), synthetic: bool = False, demo_settings: bool = False) -> Config:
     """Read a configuration by name (`modelB`) or path, lay `configs/demo.yaml` over it if wanted, then the overrides.
 
-    The run's name is the file's, with `-demo` appended for synthetic data, unless `name=` says otherwise.
+    What the file says below `demo:` comes after `configs/demo.yaml`. The run's name is the file's, with `-demo` appended for synthetic data, unless `name=` says otherwise.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else ROOT / "configs" / f"{name}.yaml"
     if not path.is_file():
@@ -105,8 +175,12 @@ def load(name: str, overrides: Sequence[str] = (), synthetic: bool = False, demo
         raise UserError(f"there is no configuration {shown(path)}; there are {', '.join(known)}")
     values = {"name": path.stem + ("-demo" if synthetic else "")}
     origin = dict.fromkeys(values, shown(path))
-    for layer in [path, *([ROOT / "configs" / "demo.yaml"] if demo_settings else [])]:
-        found = _read(layer)
+    own = _read(path)
+    of_demo = own.pop("demo", None) or {}
+    layers = [(path, own)]
+    if demo_settings:
+        layers += [(ROOT / "configs" / "demo.yaml", _read(ROOT / "configs" / "demo.yaml")), (path, of_demo)]
+    for layer, found in layers:
         values |= found
         origin |= dict.fromkeys(found, shown(layer))
     for override in overrides:
@@ -137,14 +211,19 @@ def _read(path: Path) -> dict:
 
 
 def _checked(values: dict, origin: dict[str, str]) -> Config:
+    kind = KINDS.get(values.get("task"))
+    if "task" not in values:
+        raise UserError(f"{origin['name']}: the key task is missing")
+    if kind is None:
+        raise UserError(f"{origin.get('task', origin['name'])}: task = {values.get('task')!r} will not do; there are {', '.join(KINDS)}")
     try:
-        return Config(**{str(key): value for key, value in values.items()})
+        return kind(**{str(key): value for key, value in values.items()})
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0])
         where = origin.get(key, origin["name"])
         if first["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, Config.model_fields, 1)
+            near = difflib.get_close_matches(key, kind.model_fields, 1)
             raise UserError(f"{where}: unknown key {key}" + (f"; did you mean {near[0]}?" if near else "; the keys are listed in src/config.py")) from error
         if first["type"] == "missing":
             raise UserError(f"{where}: the key {key} is missing") from error

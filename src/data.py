@@ -10,11 +10,11 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -29,6 +29,14 @@ from files import atomic, digest, home, shown, write_json
 
 CHUNK = 64  # images a thread decodes before it reports
 SETTLE = 4096  # images after which what was packed is made to stay
+
+
+class Crop(Protocol):
+    """Cuts a decoded image, uint8 [H, W] to uint8 [h, w]; `key` names everything that the cut depends on."""
+
+    key: str
+
+    def __call__(self, image: np.ndarray, name: str) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -50,16 +58,17 @@ class Pack:
         return digest(json.dumps([list(map(str, ids)), self.sums[self.rows(ids)].tolist()]).encode())
 
 
-def pack(images: Path, ids: Iterable[str], size: int, crop: str = "none") -> tuple[Pack, dict[str, str]]:
+def pack(images: Path, ids: Iterable[str], size: int, places: Mapping[str, str] | None = None, crop: Crop | None = None) -> tuple[Pack, dict[str, str]]:
     """Decode the images of `ids` to size × size, or reuse what an earlier call with the same arguments packed.
 
-    Returns the pack and, for every image that could not be read, the reason. Stopped half-way, the next call goes on:
+    `places`: id → where the image lies below `images`, None: under its id. `crop` cuts every decoded image first. Returns the pack and, for every image that could not be read, the reason. Stopped half-way, the next call goes on:
     each row remembers the size and time of the file it was made from, so a file that was mended is decoded again.
     Resizing ignores the aspect ratio, as both documents do; 16-bit, colour and palette images become 8-bit grey.
     """
     ids = np.unique(np.asarray(ids, dtype=str))
+    cropped = crop.key if crop else "none"
     # the folder too: another one's images under the same ids must not be written into a pack that somebody trains from
-    key = digest(json.dumps([str(images.resolve()), size, crop, *ids.tolist()]).encode())
+    key = digest(json.dumps([str(images.resolve()), size, cropped, *ids.tolist()]).encode())
     folder = Path(os.environ.get("CXR_CACHE") or home() / "data" / "packed") / key
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
@@ -71,8 +80,8 @@ def pack(images: Path, ids: Iterable[str], size: int, crop: str = "none") -> tup
             for path, form in parts.items():
                 _reserve(path, *form)
         array, stamps = (np.lib.format.open_memmap(path, mode="r+") for path in parts)
-        write_json(folder / "pack.json", {"images": len(ids), "size": size, "crop": crop, "source": str(images)})
-        failed = _fill(images, ids, array, stamps)
+        write_json(folder / "pack.json", {"images": len(ids), "size": size, "crop": cropped, "source": str(images)})
+        failed = _fill([images / (places[name] if places else name) for name in ids.tolist()], ids, array, stamps, crop)
         return Pack(folder / "images.npy", ids, stamps[:, 2].copy()), failed
 
 
@@ -97,16 +106,18 @@ def _reserve(path: Path, shape: tuple[int, ...], kind: type) -> None:
                 os.posix_fallocate(file.fileno(), 0, os.path.getsize(part))
 
 
-def _fill(images: Path, ids: np.ndarray, array: np.memmap, stamps: np.memmap) -> dict[str, str]:
+def _fill(paths: list[Path], ids: np.ndarray, array: np.memmap, stamps: np.memmap, crop: Crop | None) -> dict[str, str]:
     """Decode every row whose file is not the one it was made from; returns the reasons of those that failed.
 
     A row of `stamps` is the time of its file, the file's size + 1 (0: nothing yet), and the CRC-32 of the packed pixels.
     """
-    row_of = {str(name): row for row, name in enumerate(ids)}
+    row_of = {(str(path.parent), path.name): row for row, path in enumerate(paths)}
     current = np.zeros((len(ids), 2), np.int64)
-    for entry in os.scandir(images):
-        if entry.name in row_of and entry.is_file():
-            current[row_of[entry.name]] = entry.stat().st_mtime_ns, entry.stat().st_size + 1
+    for folder in {folder for folder, _ in row_of if os.path.isdir(folder)}:
+        for entry in os.scandir(folder):
+            row = row_of.get((folder, entry.name))
+            if row is not None and entry.is_file():
+                current[row] = entry.stat().st_mtime_ns, entry.stat().st_size + 1
     failed = {str(ids[row]): "missing" for row in np.flatnonzero(current[:, 1] == 0)}
     stale = np.flatnonzero((current[:, 1] != 0) & (stamps[:, :2] != current).any(axis=1))
     stamps[stale] = 0
@@ -119,7 +130,8 @@ def _fill(images: Path, ids: np.ndarray, array: np.memmap, stamps: np.memmap) ->
         reasons = {}
         for row in rows:
             try:
-                image = decode(images / str(ids[row]))
+                image = decode(paths[row])
+                image = crop(image, str(ids[row])) if crop else image
             except Exception as error:  # Pillow raises many kinds for a broken file; all of them are reported
                 reasons[int(row)] = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
                 continue

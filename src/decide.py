@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+import decision
 from calibrate import estimate_counts
 from errors import Parser, UserError, command
 from files import Logits, read_json, read_logits, shown
@@ -16,17 +17,17 @@ from task import Task, competition
 
 
 def decide(task: Task, tests: Sequence[Logits], calibration: dict, rule: str, out: Path, test_ids: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
-    """Write the submission and return how often each class was answered, int [C]. `counts` replaces the natural class counts."""
+    """Write the submission and return the sum of every class's answers, [C]. `counts` replaces the natural class counts."""
     answers = task.decide(tests, calibration, rule, counts)
     task.write(out, tests[0].ids, tests[0].classes, answers, test_ids)
-    return np.bincount(answers, minlength=len(tests[0].classes))
+    return answers.sum(axis=0)
 
 
-def counts_table(classes: Sequence[str], answered: np.ndarray, frequency: np.ndarray) -> list[str]:
+def counts_table(classes: Sequence[str], answered: np.ndarray, expected: np.ndarray) -> list[str]:
     """How often every class was answered, beside how many of its images the natural frequencies let expect, as lines."""
-    expected = np.asarray(frequency) / np.sum(frequency) * np.sum(answered)
-    return [f"  {'':28}{'answered':>9}{'expected':>10}",
-            *(f"  {name:28}{count:9d}{hope:10.1f}" for name, count, hope in zip(classes, answered, expected, strict=True))]
+    width = max(28, *map(len, classes))
+    return [f"  {'':{width}}{'answered':>9}{'expected':>10}",
+            *(f"  {name:{width}}{count:9.{0 if answered.dtype.kind in 'iu' else 1}f}{hope:10.1f}" for name, count, hope in zip(classes, answered, expected, strict=True))]
 
 
 def merged(paths: Sequence[Path]) -> dict:
@@ -60,10 +61,11 @@ def main(argv: list[str]) -> None:
     classes = tests[0].classes.tolist()
     counts = read_counts(given.counts, classes) if given.counts else None
     if given.estimate_counts:
-        counts = estimate_counts(task.posterior(tests, calibration), tests[0].counts)
+        counts = estimate_counts(decision.posterior(tests, calibration), tests[0].counts)
     test_ids = read_ids(given.test_csv) if given.test_csv else tests[0].ids
     answered = decide(task, tests, calibration, given.rule, given.out, test_ids, counts)
-    lines = counts_table(classes, answered, sum(test.counts for test in tests) if counts is None else counts)
+    frequency = sum(test.counts for test in tests) if counts is None else counts
+    lines = counts_table(classes, answered, frequency / frequency.sum() * len(test_ids))
     print("\n".join([*lines, f"wrote {shown(given.out)}: {len(test_ids)} rows by rule {given.rule}"]))
 
 

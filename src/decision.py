@@ -80,6 +80,11 @@ def decide(tests: Sequence[Logits], calibration: dict, rule: str, counts: np.nda
     return RULES[rule].answers(tests, params, costs, counts)
 
 
+def one_hot(tests: Sequence[Logits], calibration: dict, rule: str, counts: np.ndarray | None = None) -> np.ndarray:
+    """The same answers as a 1 among 0s, int [N, C]."""
+    return np.eye(len(tests[0].classes), dtype=int)[decide(tests, calibration, rule, counts)]
+
+
 def _same_images(tests: Sequence[Logits]) -> None:
     for test in tests[1:]:
         if not np.array_equal(test.ids, tests[0].ids):

@@ -25,7 +25,7 @@ def checks() -> list[tuple[bool, str, str]]:
         except importlib.metadata.PackageNotFoundError:
             lines.append((False, name, "not installed: ./run.sh installs requirements.txt when it is missing"))
     try:
-        source = locate.find(None, SLUG)
+        source = locate.find(None, SLUG, locate.COMPETITION)
         lines.append((source is not None, "data", f"in {shown(source.folder)}" if source else "none found: ./run.sh download, or give --data DIR"))
     except UserError as error:
         lines.append((False, "data", str(error)))

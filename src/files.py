@@ -8,8 +8,9 @@ import hashlib
 import io
 import json
 import os
+import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -172,18 +173,32 @@ def read_logits(path: Path) -> Logits:
     return content
 
 
-def write_submission(path: Path, ids: Sequence[str], classes: Sequence[str], answers: np.ndarray, test_ids: Sequence[str]) -> None:
-    """Write one 1 a row, in `test.csv`'s order, after reading the file back and checking it against `test_ids`."""
-    onehot = np.eye(len(classes), dtype=int)[np.asarray(answers)]
+def one_answer(cells: Sequence[str]) -> str:
+    """What is wrong with a row of a single-label submission, or nothing."""
+    return "" if sorted(cells) == ["0"] * (len(cells) - 1) + ["1"] else "not exactly one 1 among 0s"
+
+
+def all_probabilities(cells: Sequence[str]) -> str:
+    """What is wrong with a row of a multi-label submission, or nothing."""
+    return "" if all(re.fullmatch(r"[01]\.\d{6}", cell) and float(cell) <= 1 for cell in cells) else "not all probabilities from 0 to 1"
+
+
+def write_submission(path: Path, ids: Sequence[str], classes: Sequence[str], answers: np.ndarray, test_ids: Sequence[str], fault: Callable[[Sequence[str]], str] = one_answer) -> None:
+    """Write a row of answers [N, C] for every id, in the order of `test_ids`, after reading the file back and checking it.
+
+    Integers are written as they are, other numbers with six decimals. `fault` says what is wrong with the cells of a row.
+    """
+    answers = np.asarray(answers)
+    cells = answers.astype(str) if answers.dtype.kind in "iu" else np.char.mod("%.6f", answers)
     with atomic(path) as part:
         with open(part, "w", newline="", encoding="utf-8") as file:
-            rows = ([name, *row] for name, row in zip(ids, onehot.tolist(), strict=True))
+            rows = ([name, *row] for name, row in zip(ids, cells.tolist(), strict=True))
             csv.writer(file, lineterminator="\n").writerows([["id", *classes], *rows])
-        validate_submission(part, test_ids, classes, path.name)
+        validate_submission(part, test_ids, classes, path.name, fault)
 
 
-def validate_submission(path: Path, test_ids: Sequence[str], classes: Sequence[str], name: str | None = None) -> None:
-    """Check header, ids in order, and exactly one 1 among 0s in every row. Raises UserError with the first fault.
+def validate_submission(path: Path, test_ids: Sequence[str], classes: Sequence[str], name: str | None = None, fault: Callable[[Sequence[str]], str] = one_answer) -> None:
+    """Check header, ids in order, and the cells of every row. Raises UserError with the first fault.
 
     `name` is what the fault calls the file.
     """
@@ -197,5 +212,6 @@ def validate_submission(path: Path, test_ids: Sequence[str], classes: Sequence[s
     for number, (row, wanted) in enumerate(zip(rows[1:], test_ids, strict=True), start=2):
         if row[0] != wanted:
             raise UserError(f"{name}, line {number}: id {row[0]} where test.csv has {wanted}")
-        if len(row) != len(classes) + 1 or sorted(row[1:]) != ["0"] * (len(classes) - 1) + ["1"]:
-            raise UserError(f"{name}, line {number}: not exactly one 1 among 0s")
+        wrong = fault(row[1:]) if len(row) == len(classes) + 1 else f"{len(row)} cells where the header has {len(classes) + 1}"
+        if wrong:
+            raise UserError(f"{name}, line {number}: {wrong}")

@@ -15,6 +15,7 @@ from errors import UserError
 from files import write_rows
 from losses import Loss
 from machine import Machine
+from mix import mix
 from model import Net
 from runs import Run, elapsed, random_state, restore_random_state
 from task import Task
@@ -33,7 +34,7 @@ def fit(
     The body is frozen for the first `frozen_epochs`. That warm-up neither lowers the learning rate nor counts towards
     early stopping, but its best epoch may be the one that is kept. Goes on from last.pt when the run has one.
     """
-    optimizer = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(net.groups(config), lr=config.lr, weight_decay=config.weight_decay)
     # the default threshold is relative, and takes a slightly worse negative score for a better one
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, task.mode, factor=config.lr_factor, patience=config.lr_patience, threshold=0, threshold_mode="abs"
@@ -60,10 +61,10 @@ def fit(
             if elapsed() + 1.1 * (needed + afterwards) + SPARE > config.hours * 3600:
                 print(f"stopped for time after epoch {epoch}: hours={config.hours:g} leave no room for another of {clock(needed)} and {clock(afterwards)} to predict; the same command goes on")
                 return False
-        net.freeze(frozen)
+        net.unfreeze(0.0 if frozen else net.share(config))
         batches.sampler.epoch = epoch
         start = time.monotonic()
-        train_loss, speed = train_epoch(net, batches, loss, optimizer, scaler, config, machine, f"epoch {epoch + 1}/{config.epochs}")
+        train_loss, speed = train_epoch(net, batches, loss, optimizer, scaler, config, machine, epoch)
         trained = time.monotonic()
         seen = infer.logits(net, validation, config.views[:1], machine, "validation")[0]
         validated = time.monotonic() - trained
@@ -74,7 +75,7 @@ def fit(
         figures = task.metrics(targets, seen, counts)
 
         better = sign * figures[task.monitor] > best
-        rate = optimizer.param_groups[0]["lr"]
+        rate = optimizer.param_groups[-1]["lr"]
         if better:
             best = sign * figures[task.monitor]
         if not frozen:
@@ -104,15 +105,16 @@ def _seconds_of(history: list[dict], frozen: bool) -> float:
 
 
 def train_epoch(
-    net: nn.Module, batches: DataLoader, loss: Loss, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, config: Config, machine: Machine, what: str
+    net: nn.Module, batches: DataLoader, loss: Loss, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, config: Config, machine: Machine, epoch: int
 ) -> tuple[float, float]:
-    """One pass over the batches. Returns the mean loss and the images per second."""
+    """One pass over the batches, mixed if the configuration says so. Returns the mean loss and the images per second."""
     net.train()
     total, seen, start = torch.zeros((), device=machine.device), 0, time.monotonic()
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    with tqdm(total=min(len(batches) * batches.batch_size, len(batches.sampler)), desc=what, unit="img", leave=False, disable=None) as bar:
+    with tqdm(total=min(len(batches) * batches.batch_size, len(batches.sampler)), desc=f"epoch {epoch + 1}/{config.epochs}", unit="img", leave=False, disable=None) as bar:
         for step, (images, targets) in enumerate(batches):
             images, targets = images.to(machine.device, non_blocking=True), targets.to(machine.device, non_blocking=True)
+            images, targets = mix(images, targets, config.mix, config.mix_alpha, config.mix_probability, (config.seed, epoch, step))
             try:
                 with machine.autocast():
                     logits = net(images)

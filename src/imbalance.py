@@ -3,6 +3,9 @@
 Each correction has an exponent e and lets the network learn as if class c were frequent in proportion to n_c^(1 − e):
 `sampler` draws an image of class c with weight n_c^−e, `loss_weights` weighs its loss so, `logit_adjustment` adds e·log π to
 the logits within the loss (Menon et al. 2021, equation 10). That prior travels with the logits, and a decision undoes it.
+
+Where an image has several labels, `oversampling` draws it more often for its rarest one; a weighted loss leaves each label's
+optimum where it is, so the prevalence that the network learns is that of the drawn images.
 """
 
 import numpy as np
@@ -22,3 +25,21 @@ def prior(counts: np.ndarray, corrections: dict[str, float]) -> np.ndarray:
 def log_offset(counts: np.ndarray, exponent: float) -> np.ndarray:
     """exponent · log π for logit adjustment, float [C]; for a class without images, that of one image."""
     return exponent * np.log(np.maximum(counts, 1) / counts.sum())
+
+
+def repeat_factors(targets: np.ndarray, threshold: float) -> np.ndarray:
+    """How often to draw every image of multi-hot targets [N, C], relative to one without rare labels: float [N].
+
+    max over its labels of max(1, sqrt(threshold / prevalence)) (repeat-factor sampling, Gupta et al. 2019): labels that are more
+    frequent than `threshold` are never repeated, and one of a quarter of it only twice.
+    """
+    positive = targets == 1
+    prevalence = positive.mean(axis=0)
+    repeats = np.maximum(1, np.sqrt(threshold / np.where(prevalence > 0, prevalence, np.inf)))
+    return np.where(positive, repeats, 1).max(axis=1)
+
+
+def prevalence(targets: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """The share of drawn images that have each label, float [C], where image n is drawn with weight w_n; NaN targets do not count."""
+    drawn = np.where(np.isnan(targets), 0, (np.ones(len(targets)) if weights is None else weights)[:, None])
+    return (drawn * np.nan_to_num(targets)).sum(axis=0) / np.maximum(drawn.sum(axis=0), 1e-30)

@@ -20,17 +20,26 @@ import locate
 from errors import Parser, UserError, command, some
 from files import home, read_json, shown, validate_submission, write_json
 from labels import read_ids, read_one_hot
+from task import TASKS
 
 ENDED = {"COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED", "CANCELLED"}
+
+
+def _competition(name: str) -> settings.Config:
+    """A configuration whose data set is a Kaggle competition's. Raises UserError for another one."""
+    config = settings.load(name)
+    if not TASKS[config.task](config).layout.from_kaggle:
+        raise UserError(f"{name} belongs to no Kaggle competition: its data set {config.slug} is asked for from its owners, and nothing of it can be submitted")
+    return config
 
 
 def download(argv: list[str]) -> None:
     parser = Parser(prog="download", description="Download the competition into data/<slug>/.")
     parser.add_argument("config", nargs="?", default="modelB", help="whose competition (modelB)")
-    config = settings.load(parser.parse_args(argv).config)
+    config = _competition(parser.parse_args(argv).config)
     folder = home() / "data" / config.slug
     if folder.is_dir():
-        locate.opened(folder, shown(folder))
+        locate.opened(folder, shown(folder), locate.COMPETITION)
         print(f"{shown(folder)} is there already and complete: delete it to download again")
         return
     client.owner()
@@ -204,8 +213,8 @@ def submit(argv: list[str]) -> None:
     parser.add_argument("--data", metavar="DIR", help="the competition's folder, to check the file against")
     parser.add_argument("--force", action="store_true", help="even when its rule does not beat the constant answer")
     given = parser.parse_args(argv)
-    config = settings.load(given.config)
-    source = locate.find(given.data, config.slug)
+    config = _competition(given.config)
+    source = locate.find(given.data, config.slug, locate.COMPETITION)
     if source is None:
         raise UserError("there is no data to check the file against: give the competition's folder with --data DIR, or ./run.sh download")
     if not given.csv.is_file():

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +13,34 @@ from files import shown
 
 @dataclass(frozen=True)
 class Table:
-    """One labelled CSV: ids str [N], classes in header order [C], targets float32 [N, C]."""
+    """Labelled images: ids str [N], classes [C], targets float32 [N, C].
+
+    `files` str [N] says where each image lies below the images' folder, None: under its id. `known` holds further
+    columns, str [N] each: `patient`, and what subgroups are made of.
+    """
 
     ids: np.ndarray
     classes: list[str]
     targets: np.ndarray
+    files: np.ndarray | None = None
+    known: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def places(self) -> np.ndarray:
+        return self.ids if self.files is None else self.files
+
+    def take(self, rows: np.ndarray) -> "Table":
+        """Some of the rows, by mask or index."""
+        return replace(self, ids=self.ids[rows], targets=self.targets[rows], files=None if self.files is None else self.files[rows],
+                       known={name: values[rows] for name, values in self.known.items()})
 
 
 @dataclass(frozen=True)
 class Tables:
-    """A data set's label side: the labelled training table and the ids to predict, in `test.csv`'s order."""
+    """A data set's label side: the labelled table, and the ids without labels that are to be predicted, in their order."""
 
-    train: Table
-    test_ids: np.ndarray
+    labelled: Table
+    unlabelled: np.ndarray
 
 
 def read_competition(folder: Path) -> Tables:
@@ -112,18 +127,22 @@ def _read(path: Path) -> tuple[list[str], np.ndarray, list[list[str]]]:
         if len(row) != len(header):
             raise UserError(f"{shown(path)}, row {number}: {len(row)} cells where the header has {len(header)}")
     ids = np.array([row[header.index("id")] for row in rows])
+    check_ids(ids, path)
+    return header, ids, rows
+
+
+def check_ids(ids: np.ndarray, path: Path) -> None:
+    """Raises UserError unless every id is a plain file name and stands there once."""
     bare = np.array([name not in ("", ".", "..") and not set(name) & set("/\\\0") for name in ids.tolist()])
     if not bare.all():
         raise UserError(f"{shown(path)}: an id must be a plain file name, without folders: {some(repr(str(name)) for name in ids[~bare])}")
     names, times = np.unique(ids, return_counts=True)
     if (times > 1).any():
         raise UserError(f"{shown(path)}: {(times > 1).sum()} ids stand there more than once: {some(names[times > 1])}")
-    return header, ids, rows
 
 
 def keep_some(table: Table, limit: int, seed: int) -> Table:
     """A random `limit` rows of a table in their old order (all of them when `limit` is 0): for rehearsals."""
     if not limit or limit >= len(table.ids):
         return table
-    rows = np.sort(np.random.default_rng(seed).permutation(len(table.ids))[:limit])
-    return Table(table.ids[rows], table.classes, table.targets[rows])
+    return table.take(np.sort(np.random.default_rng(seed).permutation(len(table.ids))[:limit]))

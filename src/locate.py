@@ -1,71 +1,98 @@
-"""Where the competition's data lies, on a laptop and inside a Kaggle kernel."""
+"""Where a data set lies, on a laptop and inside a Kaggle kernel, and what makes a folder one."""
 
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from errors import UserError
+from errors import UserError, some
 from files import home, shown
 
 KAGGLE_INPUT = Path(os.environ.get("CXR_KAGGLE", "/kaggle")) / "input"  # a rehearsal has its own /kaggle
-MARKERS = ("train.csv", "test.csv")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a data set is made of: patterns that one file each must match, and the folders its images may be in."""
+
+    name: str
+    tables: tuple[str, ...]
+    images: tuple[str, ...]
+    from_kaggle: bool  # a competition's, which the official client can download
+
+    @property
+    def wanted(self) -> str:
+        return ", ".join([f"{self.images[0]}/", *self.tables[:-1]]) + f" and {self.tables[-1]}"
+
+
+COMPETITION = Layout("competition", ("train.csv", "test.csv"), ("images", "images/images"), from_kaggle=True)
+PADCHEST = Layout("padchest", ("PADCHEST*.csv*",), ("images", "."), from_kaggle=False)  # "." for numbered folders beside the label file
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set on disk: the folder of its CSV files, the folder of its images, and whether it is synthetic."""
+    """A data set on disk: the folder of its CSV files, those files, the folder of its images, and whether it is synthetic."""
 
     folder: Path
+    tables: tuple[Path, ...]
     images: Path
     synthetic: bool = False
 
 
-def find(given: str | None, slug: str) -> Source | None:
+def find(given: str | None, slug: str, layout: Layout) -> Source | None:
     """`--data`, then `CXR_DATA`, then data/<slug>/, then the Kaggle mounts; None when none of them is there.
 
     A place that was named by the user is used or refused, never passed over for the next one.
     """
     for origin, place in (("--data", given), ("CXR_DATA", os.environ.get("CXR_DATA"))):
         if place:
-            return opened(Path(place), f"{origin} {place}")
+            return opened(Path(place), f"{origin} {place}", layout)
     mounts = (KAGGLE_INPUT / "competitions" / slug, KAGGLE_INPUT / slug)
     for folder in (home() / "data" / slug, *mounts):
         if folder.is_dir():
-            return opened(folder, shown(folder))
+            return opened(folder, shown(folder), layout)
     if not KAGGLE_INPUT.is_dir():
         return None
-    found = sorted({path for path in _folders(KAGGLE_INPUT, 4) if _complete(path)})
+    found = sorted({path for path in _folders(KAGGLE_INPUT, 4) if all(_matches(path, layout))})
     if len(found) > 1:
-        raise UserError(f"several folders below {KAGGLE_INPUT} hold {' and '.join(MARKERS)}: {', '.join(map(str, found))}; set CXR_DATA to one of them")
+        raise UserError(f"several folders below {KAGGLE_INPUT} hold {' and '.join(layout.tables)}: {', '.join(map(str, found))}; set CXR_DATA to one of them")
     if not found:
-        raise UserError(f"no folder below {KAGGLE_INPUT} holds {' and '.join(MARKERS)}: is the competition {slug} attached, and are its rules accepted?")
-    return opened(found[0], shown(found[0]))
+        raise UserError(f"no folder below {KAGGLE_INPUT} holds {' and '.join(layout.tables)}: is {slug} attached{', and are its rules accepted' if layout.from_kaggle else ''}?")
+    return opened(found[0], str(found[0]), layout)
 
 
-def opened(folder: Path, said: str) -> Source:
+def opened(folder: Path, said: str, layout: Layout) -> Source:
     """The data set in `folder`, checked for its CSV files and its images (which some mounts nest as images/images)."""
     if not folder.is_dir():
         raise UserError(f"{said}: there is no such folder")
-    missing = [name for name in MARKERS if not (folder / name).is_file()]
+    matches = _matches(folder, layout)
+    missing = [pattern for pattern, found in zip(layout.tables, matches, strict=True) if not found]
     if missing:
-        raise UserError(f"{said}: {' and '.join(missing)} not found there; wanted are images/, train.csv and test.csv")
-    places = [place for place in (folder / "images", folder / "images" / "images") if place.is_dir()]
-    filled = [place for place in places if any(entry.is_file() for entry in os.scandir(place))]
+        raise UserError(f"{said}: {' and '.join(missing)} not found there; wanted are {layout.wanted}")
+    several = [found for found in matches if len(found) > 1]
+    if several:
+        raise UserError(f"{said}: several files could be the labels: {some(path.name for path in several[0])}; leave one of them there")
+    places = [place for place in map(folder.joinpath, layout.images) if place.is_dir()]
+    filled = [place for place in places if any(_holds_images(entry) for entry in os.scandir(place))]
     if not filled:
-        what = "the folder images/ is empty" if places else "the folder images/ not found there"
-        raise UserError(f"{said}: {what}; wanted are images/, train.csv and test.csv")
-    return Source(folder.resolve(), filled[0].resolve(), (folder / "demo.json").is_file())
+        what = "the folder images/ is empty" if folder / "images" in places else "the folder images/ not found there"
+        raise UserError(f"{said}: {what}; wanted are {layout.wanted}")
+    return Source(folder.resolve(), tuple(found[0].resolve() for found in matches), filled[0].resolve(), (folder / "demo.json").is_file())
 
 
-def _complete(folder: Path) -> bool:
-    return all((folder / name).is_file() for name in MARKERS)
+def _matches(folder: Path, layout: Layout) -> list[list[Path]]:
+    return [sorted(path for path in folder.glob(pattern) if path.is_file()) for pattern in layout.tables]
+
+
+def _holds_images(entry: os.DirEntry) -> bool:
+    """A picture, or one of PadChest's numbered folders; any file in a folder that is called after images."""
+    return entry.name.isdigit() if entry.is_dir() else Path(entry.path).parent.name == "images" or entry.name.lower().endswith((".png", ".jpg", ".jpeg"))
 
 
 def _folders(top: Path, depth: int) -> Iterator[Path]:
-    """Folders below `top`, never those of images: listing one of them over a network mount takes minutes."""
+    """Folders below `top`, never those of images, nor numbered ones: listing one of them over a network mount takes minutes."""
     for entry in os.scandir(top):
-        if entry.is_dir() and entry.name != "images":
+        if entry.is_dir() and entry.name != "images" and not entry.name.isdigit():
             yield Path(entry.path)
             if depth > 1:
                 yield from _folders(Path(entry.path), depth - 1)

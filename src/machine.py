@@ -46,14 +46,20 @@ class Machine:
         return f"{name}, {self.precision}, {self.workers} loader workers"
 
 
-def pick(config: Config) -> Machine:
-    """Choose by the configuration and by what is here; seeds everything. Raises UserError for what is not here."""
+def device(config: Config) -> torch.device:
+    """The GPU when there is one and the configuration lets it. Raises UserError for one that is not here, or too old."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device=cuda was asked for and torch sees no GPU: leave device=auto")
-    device = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
-    on_gpu = device.type == "cuda"
-    if on_gpu:
-        _require_kernels(device)
+    chosen = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
+    if chosen.type == "cuda":
+        _require_kernels(chosen)
+    return chosen
+
+
+def pick(config: Config) -> Machine:
+    """Choose by the configuration and by what is here; seeds everything. Raises UserError for what is not here."""
+    found = device(config)
+    on_gpu = found.type == "cuda"
     # is_bf16_supported() alone also counts emulation, which a T4 does slower than float32
     bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _cpu_has_bf16()
     best = torch.bfloat16 if bf16 else torch.float16 if on_gpu else torch.float32
@@ -65,7 +71,7 @@ def pick(config: Config) -> Machine:
     torch.backends.cudnn.benchmark = not config.deterministic
     torch.manual_seed(config.seed)
     np.random.seed(config.seed)
-    return Machine(device, dtype, workers)
+    return Machine(found, dtype, workers)
 
 
 def _cpu_has_bf16() -> bool:

@@ -11,6 +11,7 @@ from errors import UserError, command  # first, so that Ctrl-C is quiet while to
 import decide
 import evaluate
 import predict
+import split
 import train
 import tune
 from files import home, read_logits, shown
@@ -24,45 +25,37 @@ def main(argv: list[str]) -> None:
     submission = home() / "submissions" / f"{config.name}.csv"
 
     prepared = train.train(config, task, source, run)
-    if not _predicted(run, prepared):
-        predict.predict(run, prepared)
+    wanted = split.to_predict(run, prepared.labelled, prepared.unlabelled, task).ids
+    if not _predicted(run, prepared, wanted):
+        predict.predict(run, prepared, task)
     with run.timed("decide"):
         val, test = read_logits(run / "val_logits.npz"), read_logits(run / "test_logits.npz")
         calibration = tune.tune(task, [val], run / "calibration.json", None if config.temperature == "tune" else config.temperature)
-        answered = decide.decide(task, [test], calibration, config.rule, submission, prepared.test_ids)
+        answered = decide.decide(task, [test], calibration, config.rule, submission, wanted)
     run.save(config=config.model_dump())  # the rule and the temperature may be new
 
     with run.timed("evaluate"):
         report = evaluate.evaluate(run.folder)
     print("\n".join([
-        *summary(report, run), *tune.describe(calibration), "answered on the test images:", *decide.counts_table(val.classes, answered, val.counts),
+        "", f"==== {report['run']}: best epoch {report['best_epoch']}, rule {report['rule']}",
+        *(["SYNTHETIC DATA: these figures say nothing about real radiographs"] * report["synthetic"]),
+        *task.lines(report, calibration),
+        "answered on the test images:", *decide.counts_table(val.classes, answered, val.counts / val.rows * len(wanted)),
         f"files: val_logits.npz, test_logits.npz, calibration.json, report.json, per_class.csv, log.csv, best.pt in {shown(run.folder)}",
         "time: " + ", ".join(f"{stage} {clock(seconds)}" for stage, seconds in run.about["timings"].items()),
-        *tune.warning(report["validation"], config.rule),
+        *task.warning(report),
         *(["PAUSED: training stopped for time; this is the best epoch so far, and the same command goes on"] * (run.about["state"] == "paused")),
         f"submission: {shown(submission)}",
     ]))
 
 
-def _predicted(run: Run, prepared: Prepared) -> bool:
+def _predicted(run: Run, prepared: Prepared, wanted: np.ndarray) -> bool:
     """Whether the run's test logits are there, whole, and those of these very images."""
     try:
         ids = read_logits(run / "test_logits.npz").ids
     except UserError:
         return False
-    return np.array_equal(ids, prepared.test_ids) and run.about.get("predicted") == [run.about["best_epoch"], prepared.pack.fingerprint(prepared.test_ids)]
-
-
-def summary(report: dict, run: Run) -> list[str]:
-    """Every rule beside the constant answer, on the validation images and, where its labels are known, on the test part."""
-    lines = ["", f"==== {report['run']}: best epoch {report['best_epoch']}, rule {report['rule']}"]
-    lines += ["SYNTHETIC DATA: these figures say nothing about real radiographs"] * report["synthetic"]
-    lines += ["validation score:", *tune.table(report["validation"])]
-    if "test" in report:
-        lines.append("test part, by the labels kept aside in solution.csv, with 95 % intervals:")
-        lines += [f"  {rule:11} {figures['score']:8.4f}  {tune.ends(figures['interval'])}" for rule, figures in report["test"]["rules"].items()]
-        lines.append(f"  always {report['test']['always']['class']} {report['test']['always']['score']:.4f}")
-    return lines
+    return np.array_equal(ids, wanted) and run.about.get("predicted") == [run.about["best_epoch"], prepared.pack.fingerprint(wanted)]
 
 
 if __name__ == "__main__":

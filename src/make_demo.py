@@ -1,4 +1,4 @@
-"""Write a synthetic data set in the competition's layout: `make_demo.py DIR [--images N] [--size PIXELS] [--seed S]`."""
+"""Write a synthetic data set: `make_demo.py DIR [--layout competition|padchest] [--images N] [--size PIXELS] [--seed S]`."""
 
 from pathlib import Path
 
@@ -8,14 +8,15 @@ from files import shown
 
 
 def main(argv: list[str]) -> None:
-    parser = Parser(description="Write a synthetic data set in the competition's layout, with solution.csv beside it.")
+    parser = Parser(description="Write a synthetic data set in the layout of a real one.")
     parser.add_argument("folder", metavar="DIR", type=Path)
+    parser.add_argument("--layout", metavar="|".join(demo.LAYOUTS), default="competition", help="the competition's, with solution.csv, or PadChest's")
     parser.add_argument("--images", type=int, default=demo.IMAGES)
     parser.add_argument("--size", type=int, default=demo.SIZE, help="pixels, width and height")
     parser.add_argument("--seed", type=int, default=demo.SEED)
     given = parser.parse_args(argv)
-    demo.make(given.folder, given.images, given.size, given.seed)
-    print(f"wrote {given.images} images, train.csv, test.csv, sample_submission.csv and solution.csv to {shown(given.folder)}")
+    *most, last = [f"{given.images} images", *demo.make(given.folder, given.images, given.size, given.seed, given.layout)]
+    print(f"wrote {', '.join(most)} and {last} to {shown(given.folder)}")
 
 
 if __name__ == "__main__":

@@ -13,31 +13,32 @@ import locate
 import machine as machinery
 import model
 import prepare
+import split
 from files import Logits, read_run, shown, write_logits
 from prepare import Prepared
 from runs import Run
-from task import TASKS
+from task import TASKS, Task
 
 
-def predict(run: Run, prepared: Prepared) -> None:
+def predict(run: Run, prepared: Prepared, task: Task) -> None:
     """Write test_logits.npz. Geometry, classes, normalisation and views are the run's."""
     about = run.about
     if about.get("state") not in ("trained", "paused"):
         raise UserError(f"{shown(run.folder)} is not trained to its end: run the command that began it once more")
-    if about["classes"] != prepared.train.classes:
+    if about["classes"] != prepared.labelled.classes:
         raise UserError(f"{shown(prepared.source.folder)} has other classes than {shown(run.folder)} was trained on")
     config, classes = settings.of_run(about), np.array(about["classes"])
     machine = machinery.pick(config)
     net = machine.place(model.build(config, len(classes), weights="none"))
     net.load_state_dict(run.load_checkpoint("best.pt", machine.device, ["model"])["model"])
-    unknown = np.full((len(prepared.test_ids), len(classes)), np.nan, np.float32)
-    images = data.Images(prepared.pack, prepared.test_ids, unknown)
+    test = split.to_predict(run, prepared.labelled, prepared.unlabelled, task)
+    images = data.Images(prepared.pack, test.ids, test.targets)
     batches = data.loader(images, data.Order(len(images)), config.batch * 2, machine.workers, machine.device.type == "cuda")
     with run.timed("predict"):
         logits = infer.logits(net, batches, config.views, machine, "predicting")
-    content = Logits(prepared.test_ids, logits, unknown, classes, np.array(about["counts"]), about["rows"], np.array(about["prior"]))
+    content = Logits(test.ids, logits, test.targets, classes, np.array(about["counts"]), about["rows"], np.array(about["prior"]))
     write_logits(run / "test_logits.npz", content)
-    run.save(predicted=[about["best_epoch"], prepared.pack.fingerprint(prepared.test_ids)])
+    run.save(predicted=[about["best_epoch"], prepared.pack.fingerprint(test.ids)])
 
 
 def main(argv: list[str]) -> None:
@@ -46,11 +47,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--data", metavar="DIR", help="the data set, when it no longer lies where the run found it")
     given = parser.parse_args(argv)
     about = read_run(given.run)
-    folder = Path(given.data or about["data"])
-    source = locate.opened(folder, f"--data {folder}" if given.data else f"{shown(folder)} (the data of {shown(given.run)}; name its new place with --data)")
     config = settings.of_run(about)
-    prepared = prepare.images(source, prepare.tables(source, TASKS[config.task](config), config), config)
-    predict(Run(given.run), prepared)
+    task, folder = TASKS[config.task](config), Path(given.data or about["data"])
+    source = locate.opened(folder, f"--data {folder}" if given.data else f"{shown(folder)} (the data of {shown(given.run)}; name its new place with --data)", task.layout)
+    prepared = prepare.images(source, prepare.tables(source, task, config), config)
+    predict(Run(given.run), prepared, task)
     print(f"wrote {shown(given.run / 'test_logits.npz')}")
 
 

@@ -1,7 +1,9 @@
 """The first stage: find, download or make the data set, read its tables, pack its images."""
 
 import sys
+from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -9,11 +11,13 @@ import data
 import demo
 import kaggle_client
 import locate
+import lungs
+import machine
 from config import Config
 from errors import UserError, some
 from files import home, shown
 from labels import Table, Tables, keep_some
-from locate import Source
+from locate import Layout, Source
 from task import Task
 
 
@@ -22,56 +26,66 @@ class Prepared:
     """A data set that is ready to train on and to predict."""
 
     source: Source
-    train: Table
-    test_ids: np.ndarray
+    labelled: Table
+    unlabelled: np.ndarray
     pack: data.Pack
 
 
-def find(given: str | None, slug: str, want_demo: bool = False) -> tuple[Source, bool]:
+def find(given: str | None, slug: str, layout: Layout, want_demo: bool = False) -> tuple[Source, bool]:
     """The data set: named, found, downloaded when credentials exist, or the built-in synthetic one, loudly.
 
     `want_demo` asks for the built-in set, or for `given` when that is a synthetic set. Also returns whether the demo's
     quick settings apply: when they were asked for, or when there was nothing to find.
     """
-    source = locate.find(given, slug) if given or not want_demo else None
+    source = locate.find(given, slug, layout) if given or not want_demo else None
     if want_demo and source and not source.synthetic:
         raise UserError(f"--demo applies the settings of the synthetic set, and {shown(source.folder)} is none: leave --demo out")
-    if source is None and not want_demo and kaggle_client.has_credentials():
+    if source is None and not want_demo and layout.from_kaggle and kaggle_client.has_credentials():
         folder = kaggle_client.download(slug)
-        source = locate.opened(folder, shown(folder))
+        source = locate.opened(folder, shown(folder), layout)
     quick = want_demo or source is None
     if source is None:
-        folder = demo.ensure(home() / "data" / "demo")
-        source = locate.opened(folder, shown(folder))
+        folder = demo.ensure(home() / "data" / demo.LAYOUTS[layout.name].folder, layout.name)
+        source = locate.opened(folder, shown(folder), layout)
     if source.synthetic:
-        why = "--demo was asked for" if want_demo else "no data and no Kaggle credentials were found" if quick else "the data set is a synthetic one"
-        if quick and not want_demo and kaggle_client.credentials().faults:
+        nothing = "no data and no Kaggle credentials were found" if layout.from_kaggle else f"no data were found in {shown(home() / 'data' / slug)}"
+        why = "--demo was asked for" if want_demo else nothing if quick else "the data set is a synthetic one"
+        if quick and not want_demo and layout.from_kaggle and kaggle_client.credentials().faults:
             why += f" ({'; '.join(kaggle_client.credentials().faults)})"
         line = "=" * 100
         print(f"{line}\nDEMO: {why}. This run uses SYNTHETIC radiographs; its scores say nothing about real ones.\n"
-              f"For the competition give its folder with --data DIR (see README, \"Where the data goes\").\n{line}", file=sys.stderr, flush=True)
+              f"For real ones give their folder with --data DIR (see README, \"Where the data goes\").\n{line}", file=sys.stderr, flush=True)
     return source, quick
 
 
 def tables(source: Source, task: Task, config: Config) -> Tables:
-    """The label side of a data set, its training rows cut to `limit`."""
-    found = task.read(source.folder)
-    return Tables(keep_some(found.train, config.limit, config.seed), found.test_ids)
+    """The label side of a data set, its labelled rows cut to `limit`."""
+    found = task.read(source)
+    return Tables(keep_some(found.labelled, config.limit, config.chosen_split_seed), found.unlabelled)
 
 
 def images(source: Source, found: Tables, config: Config) -> Prepared:
     """Pack every image once. Raises UserError naming the images that cannot be read."""
-    train = found.train
-    pack, failed = data.pack(source.images, [*train.ids, *found.test_ids], config.size)
-    lost = np.isin(train.ids, list(failed))
-    in_test = len(failed) - lost.sum()
-    if failed and (in_test or not config.drop_unreadable):
-        advice = "mend or fetch them again" if in_test else "mend them, or leave them out with drop_unreadable=true"
+    table = found.labelled
+    crop = lungs.build(config.crop, config.masks, home() / "weights", machine.device(config))
+    ids = [*table.ids.tolist(), *found.unlabelled.tolist()]
+    places = dict(zip(ids, [*table.places.tolist(), *found.unlabelled.tolist()], strict=True))
+    pack, failed = data.pack(source.images, ids, config.size, places, crop)
+    if crop.used + crop.rejected:
+        print(f"lung crop: {crop.used} images cropped, {crop.rejected} left whole for a mask that is empty or too small, {crop.without} for want of one")
+    lost = np.isin(table.ids, list(failed))
+    without_label = len(failed) - lost.sum()
+    if failed and (without_label or not config.drop_unreadable):
+        advice = "mend or fetch them again" if without_label else "mend them, or leave them out with drop_unreadable=true"
+        gone = Counter(str(place.parent) for place in (Path(places[name]) for name in failed) if not (source.images / place.parent).is_dir())
+        if gone:
+            raise UserError(f"{sum(gone.values())} images lie in folders that are missing in {shown(source.images)}: {some(f'{folder} ({times} images)' for folder, times in sorted(gone.items()))}; {advice}")
+        kinds = f"{lost.sum()} of training, {without_label} of test" if len(found.unlabelled) else f"of {len(table.ids)}"
         raise UserError(
-            f"{len(failed)} images in {shown(source.images)} cannot be read ({lost.sum()} of training, {in_test} of test): "
+            f"{len(failed)} images in {shown(source.images)} cannot be read ({kinds}): "
             f"{some((f'{name} ({reason})' for name, reason in sorted(failed.items())), 20)}; {advice}"
         )
     if failed:
         print(f"WARNING: left out of training: {len(failed)} unreadable images: {some(sorted(failed), 20)}", file=sys.stderr)
-        train = Table(train.ids[~lost], train.classes, train.targets[~lost])
-    return Prepared(source, train, found.test_ids, pack)
+        table = table.take(~lost)
+    return Prepared(source, table, found.unlabelled, pack)

@@ -20,3 +20,53 @@ def bootstrap(values: np.ndarray, strata: np.ndarray, draws: int = 500, seed: in
 def interval(sums: np.ndarray, level: float = 0.95) -> list[float]:
     """The percentile interval of bootstrap sums: [low, high]."""
     return [float(end) for end in np.quantile(sums, [(1 - level) / 2, (1 + level) / 2])]
+
+
+def cluster_weights(groups: np.ndarray, draws: int = 500, seed: int = 0) -> np.ndarray:
+    """How often each row is drawn when whole groups (patients) are resampled with replacement, int16 [draws, N].
+
+    groups str [N]. The cluster bootstrap (Efron and Tibshirani 1993, section 8.3, with patients as the units): images of one
+    patient are alike, and resampling them one by one would make an interval too narrow.
+    """
+    names, member = np.unique(groups, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    times = np.empty((len(names), draws), np.int16)
+    for draw in range(draws):
+        times[:, draw] = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
+    return times[member].T  # the draws of a row lie side by side, as `ranking` reads them
+
+
+def ranking(truth: np.ndarray, scores: np.ndarray, among: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Area under the ROC curve and average precision of the rows of `among` under every draw's weights: float [draws] each.
+
+    truth bool [N] · scores [N] · among bool [N] · weights [draws, N], not negative. Equal to scikit-learn's roc_auc_score and
+    average_precision_score with sample_weight, ties included, with one sort for all draws. NaN in a draw that lacks
+    positives (both figures) or negatives (the area).
+    """
+    from scipy.sparse import csr_array
+
+    order = np.flatnonzero(among)
+    order = order[np.argsort(-scores[order], kind="stable")]
+    truth, scores = truth[order], scores[order]
+    run = np.cumsum(np.append(True, scores[1:] != scores[:-1])[: len(order)]) - 1  # of tied scores
+    hit = np.bincount(run, truth) > 0
+    runs = hit.sum()  # only runs with a positive add to either figure, and with rare labels those are few
+    place = (hit.cumsum() - hit)[run]
+    part = np.where(truth, place, np.where(hit[run], runs + place, 2 * runs + place))
+    sums = csr_array((np.ones(len(order)), (part, order)), shape=(3 * runs + 1, len(among))) @ np.ascontiguousarray(weights.T, dtype=float)
+    positives, tied, between = np.split(np.ascontiguousarray(sums.T), [runs, 2 * runs], axis=1)  # between: negatives above each run, and below the last
+
+    hits, above = positives.cumsum(axis=1), (between[:, :-1] + tied).cumsum(axis=1)  # of the run and all above
+    negatives = above[:, -1:] + between[:, -1:] if runs else between
+    precision = np.divide(hits, hits + above, out=np.zeros(hits.shape), where=hits > 0)
+    with np.errstate(invalid="ignore"):
+        area = (positives * (negatives - above + tied / 2)).sum(axis=1) / (positives.sum(axis=1) * negatives[:, 0])
+        return area, (positives * precision).sum(axis=1) / positives.sum(axis=1)
+
+
+def weighted_means(values: np.ndarray, among: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The mean of every column of `values` [N, K] over the rows of `among` (bool [N, K]) under every draw's weights [draws, N]:
+    float [draws, K], NaN where those rows weigh nothing. A Brier score, a sensitivity and a specificity are such means."""
+    weights = np.asarray(weights, float)
+    with np.errstate(invalid="ignore"):
+        return (weights @ np.where(among, values, 0.0)) / (weights @ np.asarray(among, float))

@@ -1,8 +1,8 @@
 """Train one configuration: `train.py CONFIG [--data DIR] [--demo] [key=value …]` leaves a run folder with val_logits.npz."""
 
-import csv
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -11,17 +11,16 @@ from errors import Parser, UserError, command, some  # first, so that Ctrl-C is 
 import config as settings
 import data
 import fit
-import imbalance
 import infer
 import losses
 import machine as machinery
 import model
 import prepare
 import runs
+import split
 from augment import Augment
 from config import Config
-from files import Logits, digest, shown, write_logits, write_rows
-from labels import Table
+from files import Logits, digest, shown, write_logits
 from locate import Source
 from prepare import Prepared
 from runs import Run
@@ -42,17 +41,25 @@ def opened(argv: list[str], description: str) -> tuple[Config, Task, Source, Run
     """Configuration, task, data and run folder of a command line; everything that can be refused early is refused here."""
     given = arguments(description, argv)
     config = settings.load(given.config, given.settings)
-    source, quick = prepare.find(given.data, config.slug, given.demo)
+    source, quick = prepare.find(given.data, config.slug, TASKS[config.task](config).layout, given.demo)
     config = settings.load(given.config, given.settings, source.synthetic, quick)
     task = TASKS[config.task](config)
     if config.frozen_epochs > config.epochs:
         raise UserError(f"frozen_epochs = {config.frozen_epochs} is more than epochs = {config.epochs}: set both")
     if config.views[0] != task.views[0] or len(set(config.views)) < len(config.views) or not set(config.views) <= set(task.views):
         raise UserError(f"views = {config.views}: the first must be {task.views[0]}, and a {task.name} run may use {some(task.views)}, once each")
+    if config.flip and "flip" not in task.views:
+        raise UserError(f"flip = {config.flip}: left and right are findings in a {task.name} run, so images are never mirrored: leave flip at 0")
     if frozenset(config.imbalance) not in task.corrections:
         raise UserError(f"imbalance = {settings.spelled(config.imbalance)}: {task.conflict}")
     if config.rule not in task.rules:
         raise UserError(f"rule = {config.rule!r}: a {task.name} run decides by one of {some(task.rules)}")
+    if config.weights != "none" and task.seen.search(f"{config.model} {Path(config.weights).name}"):
+        print(
+            f"WARNING: the name of {config.model} or {config.weights} says that it was pretrained on chest X-rays that this {task.name} run is tested on: "
+            "such a network has seen its test images with their labels, and its score would mean nothing.",
+            file=sys.stderr,
+        )
     run = Run.named(config.name)
     if "config" not in run.about and (run / "last.pt").is_file():
         raise UserError(f"{shown(run.folder)} has checkpoints and no settings in run.json: delete {shown(run.folder)}, or give this run another name=")
@@ -70,10 +77,10 @@ def train(config: Config, task: Task, source: Source, run: Run) -> Prepared:
     found = prepare.tables(source, task, config)
     trained = run.about.get("state") == "trained" and (run / "best.pt").is_file() and (run / "val_logits.npz").is_file()
     if not trained:  # before packing, so that missing weights are said at once; a run that goes on has its own
-        net = model.build(config, len(found.train.classes), "none" if (run / "last.pt").is_file() else config.weights)
+        net = model.build(config, len(found.labelled.classes), "none" if (run / "last.pt").is_file() else config.weights)
     with run.timed("prepare"):
         prepared = prepare.images(source, found, config)
-    table, learned = prepared.train, _learned(prepared)
+    table, learned = prepared.labelled, _learned(prepared)
     if run.about.get("digest", learned) != learned:
         raise UserError(f"{shown(run.folder)} was trained on other images or labels than these: give this run another name=, or delete {shown(run.folder)}")
     if trained:
@@ -81,75 +88,58 @@ def train(config: Config, task: Task, source: Source, run: Run) -> Prepared:
         print(f"{shown(run.folder)} is trained already; its best epoch is {run.about['best_epoch']}")
         return prepared
 
-    held_out = _held_out(run, table, task, config)
-    targets, val_targets = table.targets[~held_out], table.targets[held_out]
-    counts = targets.sum(axis=0).astype(int)
-    _say_what_is_rare(table.classes, counts, val_targets)
-    prior = imbalance.prior(counts, config.imbalance)
+    parts = split.parts(run, table, task, config)
+    learn_rows, check_rows = table.take(parts == "training"), table.take(parts == "validation")
+    targets = learn_rows.targets
+    counts = np.nansum(targets, axis=0).astype(int)
+    _say_what_is_rare(table.classes, counts, check_rows.targets)
+    prior = task.prior(targets, config.imbalance)
     run.lock()
     if run.about.get("dtype", machine.precision) != machine.precision:
         print(f"WARNING: this run began in {run.about['dtype']} and goes on in {machine.precision}, on another device: its bytes will not repeat", file=sys.stderr)
     run.save(
-        synthetic=source.synthetic, config=config.model_dump(), data=str(source.folder), digest=learned, split=digest(held_out.tobytes()), dtype=machine.precision,
-        classes=table.classes, counts=counts.tolist(), rows=len(targets), prior=prior.tolist(), seed=config.seed,
+        synthetic=source.synthetic, config=config.model_dump(), data=str(source.folder), digest=learned, split=split.fingerprint(parts), dtype=machine.precision,
+        classes=table.classes, counts=counts.tolist(), rows=len(targets), prior=prior.tolist(), seed=config.seed, parameters=net.parameters_said(config),
         normalisation={"mean": net.mean.flatten().tolist(), "std": net.std.flatten().tolist()},
         versions=runs.versions(), commit=runs.commit(), machine=str(machine), state="training",
     )
-    parts = np.where(held_out, "validation", "training")
-    write_rows(run / "folds.csv", [{"id": name, "part": part} for name, part in zip(table.ids, parts, strict=True)])
-    print(f"{run.folder.name}: {config.model} on {len(targets)} images, {held_out.sum()} to validate, {len(table.classes)} classes; {machine}", flush=True)
+    split.write(run, table, parts)
+    numbers = ", ".join(f"{(parts == part).sum()} for {part}" for part in task.parts)
+    print(f"{run.folder.name}: {config.model} on {numbers}, {len(table.classes)} classes; {machine}", flush=True)
+    total, trainable = (run.about["parameters"][what] / 1e6 for what in ("total", "trainable"))
+    print(f"parameters: {total:.2f} M, {trainable:.2f} M of them trained", flush=True)
 
     net = machine.place(net)
     pin = machine.device.type == "cuda"
-    weights = targets @ imbalance.class_weights(counts, config.imbalance["sampler"]) if "sampler" in config.imbalance else None
-    order = data.Order(len(targets), weights, shuffle=True, seed=config.seed)
-    learn = data.Images(prepared.pack, table.ids[~held_out], targets, Augment(config), config.seed)
+    order = data.Order(len(targets), task.weights(targets, config.imbalance), shuffle=True, seed=config.seed)
+    learn = data.Images(prepared.pack, learn_rows.ids, targets, Augment(config), config.seed)
     batches = data.loader(learn, order, config.batch, machine.workers, pin, drop_last=len(learn) > config.batch)
-    check = data.Images(prepared.pack, table.ids[held_out], val_targets)
+    check = data.Images(prepared.pack, check_rows.ids, check_rows.targets)
     validation = data.loader(check, data.Order(len(check)), config.batch * 2, machine.workers, pin)
-    loss = losses.build(task.loss, config.label_smoothing, config.imbalance, counts, machine.device)
+    loss = losses.build(task.loss, config, counts, len(targets), machine.device)
     with run.timed("train"):
-        images_after = len(check) + len(prepared.test_ids)
+        images_after = len(check) + len(split.to_predict(run, table, prepared.unlabelled, task).ids)
         ended = fit.fit(net, batches, validation, loss, counts, task, config, machine, run, images_after)
         best = run.load_checkpoint("best.pt", machine.device, ["model", "epoch"])
         net.load_state_dict(best["model"])
         logits = infer.logits(net, validation, config.views, machine, "validation")
-        write_logits(run / "val_logits.npz", Logits(table.ids[held_out], logits, val_targets, np.array(table.classes), counts, len(targets), prior))
+        write_logits(run / "val_logits.npz", Logits(check_rows.ids, logits, check_rows.targets, np.array(table.classes), counts, len(targets), prior))
     run.save(state="trained" if ended else "paused", best_epoch=best["epoch"])
     return prepared
 
 
 def _learned(prepared: Prepared) -> str:
     """A fingerprint of what a run learns from: classes, ids, labels and packed pixels of the labelled table."""
-    table = prepared.train
+    table = prepared.labelled
     pixels = prepared.pack.fingerprint(table.ids)
     return digest(json.dumps([table.classes, pixels]).encode() + table.targets.tobytes())
 
 
-def _held_out(run: Run, table: Table, task: Task, config: Config) -> np.ndarray:
-    """The validation rows, bool [N]: those of the run's folds.csv, chosen when it has none."""
-    path = run / "folds.csv"
-    if not path.is_file():
-        held_out = task.split(task.strata(table.targets), config.val_fraction, config.seed)
-    else:  # not chosen anew, for another version of NumPy may shuffle differently
-        try:
-            with open(path, newline="", encoding="utf-8") as file:
-                part_of = {row["id"]: row["part"] for row in csv.DictReader(file)}
-            held_out = np.array([part_of[name] == "validation" for name in table.ids.tolist()])
-        except (KeyError, ValueError, csv.Error) as error:
-            raise UserError(f"{shown(path)} is damaged ({type(error).__name__} {error}): delete {shown(run.folder)} and train again") from error
-    if run.about.get("split", digest(held_out.tobytes())) != digest(held_out.tobytes()):
-        raise UserError(f"{shown(path)} is not the split that this run was trained with: put it back, or delete {shown(run.folder)} and train again")
-    if not held_out.any() or held_out.all():
-        raise UserError(f"{len(table.ids)} images with val_fraction = {config.val_fraction} leave {held_out.sum()} to validate: use more images")
-    return held_out
-
-
 def _say_what_is_rare(classes: list[str], counts: np.ndarray, val_targets: np.ndarray) -> None:
     names = np.array(classes)
-    held = val_targets.sum(axis=0)
+    held = np.nansum(val_targets, axis=0)
     for which, what in (
-        (counts == 0, "without training images (their columns stay, and are never answered)"),
+        (counts == 0, "without training images (their columns stay, and nothing is learned of them)"),
         (counts == 1, "with one training image"),
         ((counts > 0) & (held == 0), "without validation images (left out of the validation score's mean)"),
     ):

@@ -14,6 +14,7 @@ from PIL import Image
 
 import config as settings
 import data
+import lungs
 import imbalance
 from augment import Augment
 from errors import UserError
@@ -140,9 +141,10 @@ def test_fingerprint_is_of_pixels(folder):
 
 def test_key_depends_on_ids_size_crop_and_folder(folder):
     ids = names(folder)
-    other = Path(shutil.copytree(folder, folder.parent / "copy"))
-    keys = [data.pack(other, ids, 16), data.pack(folder, ids, 16), data.pack(folder, ids, 20), data.pack(folder, ids[1:], 16), data.pack(folder, ids, 16, "masks")]
-    assert len({pack.array for pack, _ in keys}) == 5
+    other, cut = Path(shutil.copytree(folder, folder.parent / "copy")), lungs.Whole()
+    cut.key = "another"
+    keys = [data.pack(other, ids, 16), data.pack(folder, ids, 16), data.pack(folder, ids, 20), data.pack(folder, ids[1:], 16), data.pack(folder, ids, 16, None, lungs.Whole()), data.pack(folder, ids, 16, None, cut)]
+    assert len({pack.array for pack, _ in keys}) == 5 and keys[1][0].array == keys[4][0].array
 
 
 def test_too_little_disk_is_said_before_anything_is_written(folder, monkeypatch):

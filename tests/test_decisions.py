@@ -68,15 +68,15 @@ def test_tune_and_decide_verbs(tmp_path, call):
 
 def test_a_submission_that_fails_its_check_is_not_left_behind(tmp_path):
     with pytest.raises(UserError, match="3 rows where test.csv has 2"):
-        files.write_submission(tmp_path / "s.csv", ["a", "b", "c"], ["A", "B"], np.array([0, 1, 0]), ["a", "b"])
+        files.write_submission(tmp_path / "s.csv", ["a", "b", "c"], ["A", "B"], np.eye(2, dtype=int)[[0, 1, 0]], ["a", "b"])
     with pytest.raises(UserError, match="id b where test.csv has a"):
-        files.write_submission(tmp_path / "s.csv", ["b", "a"], ["A", "B"], np.array([0, 1]), ["a", "b"])
+        files.write_submission(tmp_path / "s.csv", ["b", "a"], ["A", "B"], np.eye(2, dtype=int)[[0, 1]], ["a", "b"])
     assert not list(tmp_path.glob("*.csv")) and not list(tmp_path.glob(".*part"))
 
 
 def test_names_with_commas_and_quotes_survive(tmp_path):
     ids, classes = ['a,b.png', 'c"d.png'], ["Mass, big", "No Finding"]
-    files.write_submission(tmp_path / "s.csv", ids, classes, np.array([0, 1]), ids)
+    files.write_submission(tmp_path / "s.csv", ids, classes, np.eye(2, dtype=int)[[0, 1]], ids)
     table = labels.read_one_hot(tmp_path / "s.csv")
     assert table.ids.tolist() == ids and table.classes == classes and table.targets.tolist() == [[1, 0], [0, 1]]
 

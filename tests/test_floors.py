@@ -12,19 +12,20 @@ FLOORS = [
     {"errors"},
     {"files"},
     {"config", "labels", "locate", "folds", "imbalance", "metrics", "stats", "calibrate", "bundle"},
-    {"rules"},
-    {"decision"},
+    {"padchest_labels", "rules", "findings"},
+    {"decision", "findings_report"},
+    {"decision_report"},
     {"task"},
-    {"augment", "losses", "machine", "kaggle_client", "demo", "runs"},
-    {"data", "model"},
-    {"infer", "prepare"},
+    {"augment", "losses", "mix", "lungs", "machine", "kaggle_client", "phantom", "runs"},
+    {"data", "model", "demo"},
+    {"infer", "prepare", "split"},
     {"fit"},
     {"tune", "decide", "score"},
     {"train", "predict", "evaluate", "worlds", "kernel", "doctor", "make_demo"},
-    {"main"},
+    {"main", "probe"},
 ]
 HEAVY = {"torch", "timm", "albumentations", "torchvision"}
-GROUND = set().union(*FLOORS[:6])
+GROUND = set().union(*FLOORS[:7])
 
 
 def imports(name: str) -> set[str]:

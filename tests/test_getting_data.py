@@ -20,32 +20,32 @@ def data_set(folder: Path, nested=False) -> Path:
     images = folder / "images" / "images" if nested else folder / "images"
     images.mkdir(parents=True)
     (images / "a.png").write_bytes(b"")
-    for name in locate.MARKERS:
+    for name in locate.COMPETITION.tables:
         (folder / name).write_text("id\n")
     return folder
 
 
 def test_the_order_of_places(tmp_path, home, monkeypatch):
     monkeypatch.setattr(locate, "KAGGLE_INPUT", tmp_path / "input")
-    assert locate.find(None, SLUG) is None
+    assert locate.find(None, SLUG, locate.COMPETITION) is None
     deep = data_set(tmp_path / "input/some/where", nested=True)
-    assert locate.find(None, SLUG).images == deep / "images/images"
+    assert locate.find(None, SLUG, locate.COMPETITION).images == deep / "images/images"
     for place in (tmp_path / "input" / SLUG, tmp_path / "input/competitions" / SLUG, home / "data" / SLUG, tmp_path / "env"):
         data_set(place)
         if place.name == "env":
             monkeypatch.setenv("CXR_DATA", str(place))
-        assert locate.find(None, SLUG).folder == place
-    assert locate.find(str(deep), SLUG).folder == deep
+        assert locate.find(None, SLUG, locate.COMPETITION).folder == place
+    assert locate.find(str(deep), SLUG, locate.COMPETITION).folder == deep
 
 
 def test_kaggle_mounts_that_say_nothing_or_too_much(tmp_path, monkeypatch):
     monkeypatch.setattr(locate, "KAGGLE_INPUT", tmp_path / "input")
     (tmp_path / "input/other").mkdir(parents=True)
-    with pytest.raises(UserError, match="is the competition .* attached, and are its rules accepted"):
-        locate.find(None, SLUG)
+    with pytest.raises(UserError, match=f"is {SLUG} attached, and are its rules accepted"):
+        locate.find(None, SLUG, locate.COMPETITION)
     data_set(tmp_path / "input/one"), data_set(tmp_path / "input/two")
     with pytest.raises(UserError, match="several folders"):
-        locate.find(None, SLUG)
+        locate.find(None, SLUG, locate.COMPETITION)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ ZIP = "z = zipfile.ZipFile(f'{folder}/{slug}.zip', 'w')\n"
 def test_download_unpacks_and_is_found(client, home):
     client(ZIP + "[z.writestr(name, 'id\\n') for name in ('train.csv', 'test.csv', 'images/a.png')]; z.close()")
     folder = kaggle_client.download(SLUG)
-    assert folder == home / "data" / SLUG and locate.find(None, SLUG).folder == folder
+    assert folder == home / "data" / SLUG and locate.find(None, SLUG, locate.COMPETITION).folder == folder
     assert [path.name for path in (home / "data").iterdir()] == [SLUG]
 
 
@@ -123,6 +123,6 @@ def test_the_real_competition_files(tmp_path):
 
 @needs_shared
 def test_the_real_sample_set_keeps_its_empty_classes():
-    table = labels.read_competition(SHARED / "data/nih_sample").train
+    table = labels.read_competition(SHARED / "data/nih_sample").labelled
     counts = table.targets.sum(axis=0)
     assert len(table.ids) == 752 and (counts == 0).sum() == 5 and counts[table.classes.index("No Finding")] == 450

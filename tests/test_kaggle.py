@@ -5,6 +5,7 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
@@ -194,7 +195,7 @@ def test_submissions_that_fail(service, home, call):
     table, ids = labels.read_one_hot(service.data / "train.csv"), labels.read_ids(service.data / "test.csv")
     (home / "submissions").mkdir()
     good = home / "submissions/mine.csv"
-    files.write_submission(good, ids, table.classes, [19] * len(ids), ids)
+    files.write_submission(good, ids, table.classes, np.eye(20, dtype=int)[[19] * len(ids)], ids)
     for fault, sentence in (("upload_failed", "Could not submit to competition"), ("daily_limit", "reached the daily submission limit"), ("rules", "accept the rules at")):
         service.faults = {fault: 1}
         refused(call("kernel", "submit", good, "-m", "x"), sentence)

@@ -17,12 +17,17 @@ import runs
 from errors import UserError
 from losses import cross_entropy
 from machine import Machine
+from task import TASKS, competition
 
 BODIES = ["test_convnext", "test_efficientnet", "test_resnet"]  # layer norm; batch norm; batch norm and another head
 
 
 def config(name="test_convnext", *overrides):
     return settings.load("modelB", [f"model={name}", "weights=none", "size=32", *overrides])
+
+
+def corrected(imbalance):
+    return config().model_copy(update={"imbalance": imbalance, "label_smoothing": 0.0})
 
 
 def images(n=8, seed=0) -> torch.Tensor:
@@ -41,7 +46,7 @@ def test_a_frozen_body_rests_and_its_head_learns(name):
     """Not a weight, not a norm statistic and not a dropout mask of the body moves; weight decay leaves it alone too."""
     net = model.build(config(name, "dropout=0.5"), 5, "none")
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    net.freeze(True)
+    net.unfreeze(0.0)
     step(net)
     after = net.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before if key.startswith("body."))
@@ -54,8 +59,8 @@ def test_a_frozen_body_rests_and_its_head_learns(name):
 @pytest.mark.parametrize("name", BODIES)
 def test_an_unfrozen_body_learns(name):
     net = model.build(config(name), 5, "none")
-    net.freeze(True)
-    net.freeze(False)
+    net.unfreeze(0.0)
+    net.unfreeze(1.0)
     before = {key: value.clone() for key, value in net.state_dict().items() if key.startswith("body.")}
     step(net)
     moved = [key for key, value in net.state_dict().items() if key in before and not torch.equal(before[key], value)]
@@ -90,12 +95,71 @@ def test_weights_of_a_file_arrive(tmp_path):
         assert all(torch.equal(value, donor.state_dict()[key]) for key, value in net.body.state_dict().items())
 
 
-def test_weights_that_saw_nih_are_warned_about(tmp_path, capsys):
-    for name, warned in (("densenet-nih-all.safetensors", True), ("CheXNet.safetensors", True), ("densenet121-res224-all.pth", True), ("sunniheim.pth", False), ("imagenet.safetensors", False)):
-        save = torch.save if name.endswith(".pth") else safetensors.torch.save_file
-        save(timm.create_model("test_convnext").state_dict(), tmp_path / name)
-        model.build(config(), 5, weights=str(tmp_path / name))
-        assert ("pretrained on NIH" in capsys.readouterr().err) == warned, name
+def test_weights_that_saw_the_test_images_are_known_by_their_names():
+    """Networks pretrained on NIH images have seen the competition's test part; those pretrained on PadChest, PadChest's."""
+    of = {"competition": competition().seen, "padchest": TASKS["padchest"](settings.load("padchest")).seen}
+    for name, nih, padchest in (
+        ("densenet-nih-all.safetensors", True, False), ("CheXNet.safetensors", True, False), ("densenet121-res224-all.pth", True, True), ("resnet-pc.pth", False, True),
+        ("PadChest.pth", False, True), ("sunniheim.pth", False, False), ("imagenet.safetensors", False, False),
+    ):
+        assert [bool(of[task].search(f"densenet121 {name}")) for task in of] == [nih, padchest], name
+
+
+# ---- the thesis' networks
+def thesis(*overrides):
+    return settings.load("padchest", ["weights=none", "size=64", *overrides])
+
+
+def numel(module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("blocks, parameters", [(3, 42_730), (4, 133_226), (5, 461_674), (6, 1_708_394)])
+def test_networks_from_scratch_have_the_thesis_size(blocks, parameters):
+    """42.7k, 133.2k, 461.7k and 1,708.4k parameters with the head 256/0.20 and ten labels; every body has one input channel in [0, 1]."""
+    net = model.build(thesis(f"model=cnn{blocks}", "head=256/0.20"), 10, "none")
+    assert numel(net) == parameters
+    seen = []
+    net.body.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    white = torch.full((2, 1, 64, 64), 255, dtype=torch.uint8)
+    assert net.eval()(white).shape == (2, 10) and seen[0].shape == (2, 1, 64, 64) and (seen[0] == 1).all()
+    assert net.share(thesis("unfrozen=0")) == 1 and net.groups(thesis("lr=3e-3"))[0]["lr"] == 3e-3  # a random body is trained whole, at the head's rate
+
+
+def test_the_head_is_what_is_spelled():
+    layers = model.dense(1280, 10, 0.0, "256/0.30->128/.25")
+    assert [type(layer).__name__ for layer in layers] == ["Dropout", "Linear", "ReLU", "Dropout", "Linear", "ReLU", "Dropout", "Linear"]
+    assert [layer.p for layer in layers if isinstance(layer, torch.nn.Dropout)] == [0.0, 0.3, 0.25]
+    assert [layer.out_features for layer in layers if isinstance(layer, torch.nn.Linear)] == [256, 128, 10]
+    assert numel(model.dense(1280, 10, 0.3, "none")) == 12_810
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_the_top_share_of_the_layers_is_trained(name, tmp_path):
+    """Layers are counted from the top, the rest does not move at all, and the trained number grows with the share."""
+    torch.save(timm.create_model(name).state_dict(), tmp_path / "w.pth")
+    found = []
+    for share in (0, 0.25, 0.5, 0.9, 1):
+        net = model.build(config(name, f"weights={tmp_path / 'w.pth'}"), 5, str(tmp_path / "w.pth"))
+        net.unfreeze(share)
+        layers = [module for module in net.body.modules() if module._parameters]
+        trained = [any(parameter.requires_grad for parameter in module._parameters.values() if parameter is not None) for module in layers]
+        assert trained == sorted(trained) and sum(trained) == pytest.approx(share * len(layers), abs=0.5)
+        before = {key: value.clone() for key, value in net.body.state_dict().items()}
+        step(net)
+        still = {key for key, value in net.body.state_dict().items() if torch.equal(before[key], value)}
+        resting = {id(module) for module, moves in zip(layers, trained, strict=True) if not moves}
+        names = {f"{place}.{key}" if place else key for place, module in net.body.named_modules() if id(module) in resting for key in module.state_dict() if "." not in key}
+        assert names <= still
+        found.append(sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad))
+    assert found == sorted(found) and found[0] == numel(net.head) and found[-1] == numel(net)
+
+
+def test_a_pretrained_body_has_its_own_rate(tmp_path):
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "w.pth")
+    given = thesis("model=test_resnet", f"weights={tmp_path / 'w.pth'}")
+    body, head = model.build(given, 10, str(tmp_path / "w.pth")).groups(given)
+    assert body["lr"] == 1e-4 and "lr" not in head and given.lr == 1e-3
 
 
 @needs_shared
@@ -130,7 +194,7 @@ def test_training_learns_the_prior_that_the_logits_file_records(corrections):
     targets = torch.eye(4)[torch.repeat_interleave(torch.arange(4), torch.tensor(counts))]
     drawn = torch.tensor(imbalance.class_weights(counts, corrections.get("sampler", 0)), dtype=torch.float32)
     share = targets @ drawn / (targets @ drawn).sum()  # how often an epoch shows each image, on average
-    loss = losses.build("cross_entropy", 0.0, corrections, counts, torch.device("cpu"))
+    loss = losses.build("cross_entropy", corrected(corrections), counts, counts.sum(), torch.device("cpu"))
     logits = torch.zeros(4, requires_grad=True)
     optimizer = torch.optim.LBFGS([logits], max_iter=100, line_search_fn="strong_wolfe")
 
@@ -146,7 +210,7 @@ def test_training_learns_the_prior_that_the_logits_file_records(corrections):
 
 def test_loss_weights_average_one_over_the_images_and_skip_empty_classes():
     counts = np.array([90, 10, 0])
-    loss = losses.build("cross_entropy", 0.0, {"loss_weights": 1.0}, counts, torch.device("cpu"))
+    loss = losses.build("cross_entropy", corrected({"loss_weights": 1.0}), counts, counts.sum(), torch.device("cpu"))
     targets = torch.eye(3)[torch.tensor([0] * 90 + [1] * 10)]
     assert loss(torch.zeros(100, 3), targets).item() == pytest.approx(np.log(3), rel=1e-5)
     assert loss(torch.zeros(1, 3), torch.eye(3)[[2]]).item() == 0

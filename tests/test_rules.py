@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 import calibrate
+import decision
+import decision_report
 import files
 import labels
 import metrics
 import rules
 import stats
-import tune
 import worlds
 from errors import UserError
 from files import Logits
@@ -122,7 +123,7 @@ def test_what_was_not_trained_is_never_answered_and_what_was_not_validated_does_
     answers = RULES[rule].answers([val], [params], Costs())
     assert not (answers == 3).any() and (answers == 0).sum() > 15
     assert json.loads(json.dumps(params, allow_nan=False)) == params
-    report = competition().report([val], competition().calibrate([val]))
+    report = decision.report([val], competition().calibrate([val]))
     assert report["skipped_classes"] == ["E"] and report["untrained_classes"] == ["D"] and report["few_images"] == ["C", "D"]
 
 
@@ -166,7 +167,7 @@ def test_cross_fitting_does_not_believe_noise():
     rng = np.random.default_rng(0)
     val, _ = worlds.simulate(World(""), 0, 1000)
     noise = replace(val, logits=rng.normal(size=(1, len(val.ids), 20)).astype(np.float32))
-    report = competition().report([noise], competition().calibrate([noise]))["rules"]
+    report = decision.report([noise], competition().calibrate([noise]))["rules"]
     assert report["bias"]["fitted"] > report["bias"]["score"] + 0.1
     assert report["bayes"]["score"] == pytest.approx(report["bayes"]["fitted"], abs=0.05) and report["bayes"]["over_always"] > -0.05
 
@@ -180,11 +181,11 @@ def test_several_networks_are_calibrated_one_by_one_and_decided_together():
     counts = np.array([21, 9, 170])  # of both together
     p = np.mean([posterior.probabilities(test, counts) for posterior, test in zip(fitted, tests)], axis=0)
     by_hand = ((7 * p - 1) / counts).argmax(1)
-    assert np.allclose(task.posterior(tests, calibration), p)
-    assert (task.decide(tests, calibration, "bayes") == by_hand).all()
+    assert np.allclose(decision.posterior(tests, calibration), p)
+    assert (decision.decide(tests, calibration, "bayes") == by_hand).all()
     plain = np.mean([calibrate.probabilities(test.logits) for test in tests], axis=0).argmax(1)
-    assert (task.decide(tests, calibration, "argmax") == plain).all()
-    report = task.report(vals, calibration)
+    assert (decision.decide(tests, calibration, "argmax") == plain).all()
+    report = decision.report(vals, calibration)
     assert report["images"] == 120 and report["rules"]["argmax"]["score"] == report["rules"]["argmax"]["fitted"]
 
 
@@ -217,22 +218,22 @@ def test_intervals_hold_the_true_score_about_as_often_as_they_say():
 def test_the_report_s_figures_are_those_of_the_answers():
     task, val = competition(), some_logits(n=200)
     calibration = task.calibrate([val])
-    answers, posterior = task.held_out([val], calibration)
-    report = task.report([val], calibration)
+    answers, posterior = decision.held_out([val], calibration)
+    report = decision.report([val], calibration)
     for rule, figures in report["rules"].items():
         assert figures["score"] == pytest.approx(score_of(val, answers[rule]))
         assert figures["over_always"] == pytest.approx(figures["score"] - score_of(val, np.full(200, 2)))
         assert figures["interval"][0] <= figures["score"] <= figures["interval"][1]
     assert report["bayes_minus"]["argmax"]["difference"] == pytest.approx(report["rules"]["bayes"]["score"] - report["rules"]["argmax"]["score"])
     assert report["calibration"]["after"]["nll"] == pytest.approx(metrics.nll(posterior, val.targets.argmax(1)))
-    assert task.held_out([val], calibration, ["argmax"])[0]["argmax"].tolist() == answers["argmax"].tolist()
+    assert decision.held_out([val], calibration, ["argmax"])[0]["argmax"].tolist() == answers["argmax"].tolist()
 
 
 def test_a_given_temperature_is_kept_in_cross_fitting_too():
     task, val = competition(), some_logits()
     calibration = task.calibrate([val], 1.2)
     assert calibration["networks"][0]["rules"]["temperature"] == {"temperature": 1.2, "tuned": False}
-    answers, _ = task.held_out([val], calibration, ["temperature"])
+    answers, _ = decision.held_out([val], calibration, ["temperature"])
     assert answers["temperature"].tolist() == calibrate.probabilities(val.logits, 1.2).argmax(1).tolist()
 
 
@@ -264,7 +265,7 @@ def test_costs_travel_with_the_calibration(tmp_path, call):
     assert call("tune", val, "--out", tmp_path / "c.json", "--costs", 1, 0, 5).code == 0
     assert json.loads((tmp_path / "c.json").read_text())["costs"] == {"tp": 1.0, "fp": 0.0, "fn": 5.0}
     assert call("decide", val, "--calibration", tmp_path / "c.json", "--rule", "bayes", "--out", tmp_path / "s.csv").code == 0
-    posterior = competition().posterior([files.read_logits(val)], json.loads((tmp_path / "c.json").read_text()))
+    posterior = decision.posterior([files.read_logits(val)], json.loads((tmp_path / "c.json").read_text()))
     said = labels.read_one_hot(tmp_path / "s.csv").targets.argmax(1)
     assert (said == (posterior / [10, 5, 85]).argmax(1)).all()
     assert (said == 1).sum() > (rules.bayes_scores(posterior, np.array([10, 5, 85]), Costs()).argmax(1) == 1).sum()  # false alarms are free
@@ -301,18 +302,18 @@ def test_other_counts_of_the_test_set(tmp_path, call):
     assert (answers("--counts", tmp_path / "same.csv") == answers()).all()
     assert (answers("--counts", tmp_path / "none.csv") != 0).all()
     calibration, content = json.loads((tmp_path / "c.json").read_text()), files.read_logits(test)
-    estimated = calibrate.estimate_counts(competition().posterior([content], calibration), content.counts)
-    assert (answers("--estimate-counts") == competition().decide([content], calibration, "bayes", estimated)).all()
+    estimated = calibrate.estimate_counts(decision.posterior([content], calibration), content.counts)
+    assert (answers("--estimate-counts") == decision.decide([content], calibration, "bayes", estimated)).all()
 
 
 def test_a_rule_below_the_constant_answer_is_warned_about():
     task = competition()
     val, _ = worlds.simulate(World("", sampler=1.0), 0, 1000)
-    report = task.report([val], task.calibrate([val]))
-    loud = tune.warning(report, "argmax")
+    report = decision.report([val], task.calibrate([val]))
+    loud = decision_report.warning(report, "argmax")
     assert loud[0] == "!" * 100 == loud[-1] and "WARNING: rule argmax scores" in loud[1] and "rule=bayes" in loud[2]
-    assert tune.warning(report, "bayes") == []
+    assert decision_report.warning(report, "bayes") == []
     few = some_logits(n=12, seed=4)
-    close = task.report([few], task.calibrate([few]))
+    close = decision.report([few], task.calibrate([few]))
     close["rules"]["bayes"] |= {"over_always": 0.1, "over_always_interval": [-0.2, 0.4]}
-    assert "it may be luck" in tune.warning(close, "bayes")[0]
+    assert "it may be luck" in decision_report.warning(close, "bayes")[0]

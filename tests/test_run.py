@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from conftest import ROOT, TINY
 
+import decision
 import files
 import labels
 import main
@@ -79,7 +80,7 @@ def test_the_main_job_leaves_what_it_promises(done, made, home, call):
 
     # the run's own score is that of a CSV of its cross-fitted validation answers
     calibration, truth, said = json.loads((run / "calibration.json").read_text()), home / "truth.csv", home / "said.csv"
-    answers, _ = competition().held_out([val], calibration, ["temperature"])
+    answers, _ = decision.held_out([val], calibration, ["temperature"])
     for path, rows in ((truth, val.targets.astype(int)), (said, np.eye(20, dtype=int)[answers["temperature"]])):
         path.write_text("\n".join([",".join(["id", *classes]), *(f"{i},{','.join(map(str, row))}" for i, row in zip(val.ids, rows))]) + "\n")
     own = call("score", run).out.splitlines()
@@ -258,7 +259,7 @@ def test_classes_without_images_and_unreadable_ones(tiny, home, call):
     (tiny / "images" / broken).write_bytes(b"not an image")
     said = call("main", "modelB", "--data", tiny, *TINY, "drop_unreadable=true", "name=holes")
     assert said.code == 0, said.err
-    assert broken in said.err and "without training images (their columns stay, and are never answered): Hernia" in said.out
+    assert broken in said.err and "without training images (their columns stay, and nothing is learned of them): Hernia" in said.out
     assert not labels.read_one_hot(home / "submissions/holes.csv").targets[:, hernia - 1].any()
     about = json.loads((home / "runs/holes/run.json").read_text())
     assert about["counts"][hernia - 1] == 0 == about["prior"][hernia - 1]

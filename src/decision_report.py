@@ -1,0 +1,146 @@
+"""The reports of decisions, one answer an image, and how they are printed."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+import decision
+import metrics
+from files import Logits
+from metrics import Costs, tally_one_hot
+
+OPTIMISTIC = "These images also chose the epoch, so every figure here is optimistic; one rare hit moves the score by tenths."
+
+
+def report(val: Logits, test: Logits | None, calibration: dict, rule: str, rows: Mapping[str, Mapping[str, str]]) -> dict:
+    """Every rule's figures on the validation rows, the chosen rule class by class, and the same for test rows whose labels are known."""
+    return {"validation": decision.report([val], calibration), "per_class": score(val, calibration, rule, rows)["per_class"],
+            **({} if test is None else {"test": decision.report_test([test], calibration, test.targets)})}
+
+
+def score(val: Logits, calibration: dict, rule: str, rows: Mapping[str, Mapping[str, str]]) -> dict:
+    """The validation rows decided by one rule, cross-fitted: no image is decided by a fit that saw it."""
+    answers = decision.held_out([val], calibration, [rule])[0][rule]
+    return figures(val.classes.tolist(), tally_one_hot(val.targets, answers), Costs(**calibration["costs"])) | {"rule": rule}
+
+
+def figures(classes: list[str], counts: metrics.Tally, costs: Costs = Costs()) -> dict:
+    """The score, the figures beside it, and a row for every class: its counts, its score (null where the truth has no image
+    of it), and what its hits, false alarms and misses add to the score of all."""
+    scores, f1, present = metrics.class_scores(counts, costs), metrics.f1(counts), counts.present.sum()
+    shares = {name: counts.rate(amount) / present for name, amount in
+              (("hits_add", costs.tp * counts.tp), ("false_alarms_cost", costs.fp * counts.fp), ("misses_cost", costs.fn * counts.fn))}
+    rows = []
+    for c, name in enumerate(classes):
+        floats = {"score": scores[c], "f1": f1[c], **{what: share[c] for what, share in shares.items()}}
+        rows.append({"class": name, "images": int(counts.n[c]), "tp": int(counts.tp[c]), "fp": int(counts.fp[c]), "fn": int(counts.fn[c]),
+                     **{what: float(value) if counts.present[c] else None for what, value in floats.items()}})
+    commonest = int(np.argmax(counts.n))
+    always = {"class": classes[commonest], **metrics.summary(metrics.constant(counts.n, commonest), costs)}
+    return {**metrics.summary(counts, costs), "always": always, "per_class": rows}
+
+
+def class_table(rows: list[dict]) -> list[str]:
+    """Every class's counts, its score, and what its hits, false alarms and misses add to the score of all, as lines."""
+    lines = [f"{'class':28}{'images':>7}{'tp':>7}{'fp':>7}{'fn':>7}{'score':>10}{'f1':>8}{'hits':>9}{'alarms':>9}{'misses':>9}"]
+    for row in rows:
+        ends = (f"{row['score']:10.3f}{row['f1']:8.3f}{row['hits_add']:+9.4f}{0 - row['false_alarms_cost']:+9.4f}{0 - row['misses_cost']:+9.4f}"
+                if row["images"] else f"{'absent':>10}")
+        lines.append(f"{row['class']:28}{row['images']:7d}{row['tp']:7d}{row['fp']:7d}{row['fn']:7d}{ends}")
+    absent = [row["class"] for row in rows if not row["images"]]
+    return lines + [f"left out of the mean, without an image: {', '.join(absent)}"] * bool(absent)
+
+
+def score_lines(report: dict) -> list[str]:
+    """The per-class table and the summary as lines; the last is `score -4.724889`."""
+    return [
+        *class_table(report["per_class"]),
+        f"accuracy {report['accuracy']:.4f}  balanced accuracy {report['balanced_accuracy']:.4f}  macro-F1 {report['macro_f1']:.4f}",
+        f"always {report['always']['class']} would score {report['always']['score']:.6f}",
+        *([f"decided by rule {report['rule']}, each fifth of the images by a fit on the other four"] if "rule" in report else []),
+        f"score {report['score']:.6f}",
+    ]
+
+
+def table(report: dict) -> list[str]:
+    """Every rule's score on the validation images beside the constant answer, as lines to print."""
+    always = report["always"]
+    bar = f"always {always['class']}"
+    width = max(map(len, [*report["rules"], bar]))
+    lines = [f"{'':{width}}  {'fitted':>8}  {'cross-fitted':>12}  {'95 % interval':>18}  {f'minus {bar}':>24}  {'95 % interval':>18}  macro-F1"]
+    for rule, figures in report["rules"].items():
+        lines.append(f"{rule:{width}}  {figures['fitted']:8.4f}  {figures['score']:12.4f}  {ends(figures['interval']):>18}  "
+                     f"{figures['over_always']:+24.4f}  {ends(figures['over_always_interval']):>18}  {figures['macro_f1']:8.3f}")
+    lines.append(f"{bar:{width}}  {always['score']:8.4f}  {always['score']:12.4f}{'':66}  {always['macro_f1']:8.3f}")
+    lines.append(f"fitted: on the {report['images']} images it is shown for; cross-fitted: each fifth of them by a fit on the other four.")
+    if report["few_images"]:
+        lines.append(f"classes with 1 to 4 images here, whose luck no interval can show: {', '.join(report['few_images'])}")
+    if report["skipped_classes"]:
+        lines.append(f"left out of the mean, without an image here: {', '.join(report['skipped_classes'])}")
+    return [*lines, OPTIMISTIC]
+
+
+def ends(interval: Sequence[float]) -> str:
+    return f"{interval[0]:+.3f} … {interval[1]:+.3f}"
+
+
+def warning(report: dict, rule: str) -> list[str]:
+    """Lines that cannot be missed when a rule does not beat the constant answer; a note when it may be luck; else nothing."""
+    figures, always = report["rules"][rule], f"always answering {report['always']['class']}"
+    if figures["over_always_interval"][0] > 0:
+        return []
+    if figures["over_always"] > 0:
+        return [f"note: rule {rule} is {figures['over_always']:.3f} above {always}, and its interval reaches below: it may be luck."]
+    line = "!" * 100
+    better = [f"{name} ({found['score']:.4f})" for name, found in report["rules"].items() if found["over_always_interval"][0] > 0]
+    advice = f", or choose rule={' or '.join(better)}" if better else ""
+    return [line, f"WARNING: rule {rule} scores {figures['score']:.4f} cross-fitted, no better than {always} ({report['always']['score']:.4f}).",
+            f"Think before you submit its answers{advice}.", line]
+
+
+def describe(calibration: dict) -> list[str]:
+    """What was fitted, a line a network."""
+    lines = []
+    for number, network in enumerate(calibration["networks"], start=1):
+        heat, posterior = network["rules"]["temperature"], network["rules"]["bayes"]
+        name = f"network {number}: " if len(calibration["networks"]) > 1 else ""
+        span = ", ".join(f"{what} {min(posterior[what]):.2f} to {max(posterior[what]):.2f}" for what in ("slopes", "offsets"))
+        lines.append(f"{name}temperature {heat['temperature']} ({'tuned' if heat['tuned'] else 'given'}); bayes: {span}")
+    return lines
+
+
+def lines(report: dict, calibration: dict) -> list[str]:
+    """Every rule beside the constant answer, on the validation images and, where its labels are known, on the test part."""
+    lines = ["validation score:", *table(report["validation"])]
+    if "test" in report:
+        lines.append("test part, by the labels kept aside in solution.csv, with 95 % intervals:")
+        lines += [f"  {rule:11} {figures['score']:8.4f}  {ends(figures['interval'])}" for rule, figures in report["test"]["rules"].items()]
+        lines.append(f"  always {report['test']['always']['class']} {report['test']['always']['score']:.4f}")
+    return [*lines, *describe(calibration)]
+
+
+def compare(reports: Sequence[dict]) -> list[str]:
+    """The rules of several runs on each run's own images; of a single run every rule and every class too."""
+    lines = []
+    if len(reports) == 1:
+        validation, heat = reports[0]["validation"], reports[0]["validation"]["calibration"]
+        lines += [*table(validation), "", f"rule {reports[0]['rule']}, cross-fitted, class by class:", *class_table(reports[0]["per_class"])]
+        lines += [f"plain softmax: NLL {heat['before']['nll']:.4f}, Brier {heat['before']['brier']:.4f}; calibrated posterior, cross-fitted: "
+                  f"NLL {heat['after']['nll']:.4f}, Brier {heat['after']['brier']:.4f}", ""]
+    return lines + [line for part in ("validation", "test") if all(part in report for report in reports) for line in _paired(reports, part)]
+
+
+def _paired(reports: Sequence[dict], part: str) -> list[str]:
+    """A line a run: the report's rules and the Bayes rule on the same images, and the differences with their intervals."""
+    width = max(len(report["run"]) for report in reports)
+    lines = [f"{part + ':':{width}}  {'argmax':>9}{'temperature':>13}{'bayes':>9}{'bayes − argmax':>18}{'95 % interval':>20}{'bayes − temperature':>22}{'95 % interval':>20}{'always':>9}"]
+    rows = []
+    for report in reports:
+        figures, minus = report[part], report[part]["bayes_minus"]
+        rows.append([*(figures["rules"][rule]["score"] for rule in ("argmax", "temperature", "bayes")), *(minus[rule]["difference"] for rule in ("argmax", "temperature"))])
+        one, other = (ends(minus[rule]["interval"]) for rule in ("argmax", "temperature"))
+        lines.append(f"{report['run']:{width}}  {rows[-1][0]:9.4f}{rows[-1][1]:13.4f}{rows[-1][2]:9.4f}{rows[-1][3]:+18.4f}{one:>20}{rows[-1][4]:+22.4f}{other:>20}{figures['always']['score']:9.4f}")
+    if len(rows) > 1:
+        for name, row in (("mean", np.mean(rows, axis=0)), ("s.d.", np.std(rows, axis=0, ddof=1))):
+            lines.append(f"{name:{width}}  {row[0]:9.4f}{row[1]:13.4f}{row[2]:9.4f}{row[3]:+18.4f}{'':20}{row[4]:+22.4f}")
+    return lines

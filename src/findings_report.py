@@ -1,0 +1,298 @@
+"""The evaluation of a multi-label run: figures of every label and their macro means, intervals by patients, subgroups, tables."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+import stats
+from errors import UserError, some
+from files import Logits
+from findings import RULES, countable, probabilities, sigmoid, thresholds
+
+FIGURES = ("auc", "average_precision", "brier", "brier_skill", "spec_at_sens95", "sens_at_spec95", "sens_at_sens95", "spec_at_spec95")
+POINTS = ("sens95", "spec95")
+SUBGROUPS: dict[str, Callable[[Mapping[str, str]], str]] = {  # name → row → group, '' unknown
+    "sex": lambda row: row.get("sex") or "",
+    "age": lambda row: _age_band(row.get("age") or ""),
+    "projection": lambda row: row.get("projection") or "",
+    "method": lambda row: row.get("method") or "",
+}
+SMALLEST = 20  # images of a subgroup that is shown
+BANDS = {"<40": 40, "40–59": 60, "60–79": 80, "≥80": np.inf}  # of age in years, and where they end
+
+
+def _age_band(age: str) -> str:
+    try:
+        years = float(age)
+    except ValueError:
+        return ""
+    return next((band for band, end in BANDS.items() if 0 <= years < end), "")
+
+
+def report(val: Logits, test: Logits | None, calibration: dict, rule: str, rows: Mapping[str, Mapping[str, str]]) -> dict:
+    """Every figure of a run on its validation part and, unless `test` is None, on its test part.
+
+    rows: image id → its row of folds.csv (patient, sex, age, projection, method, as far as they are known; without a patient
+    an image is its own). Figures of a label: auc (thesis, equation 18), average_precision, brier (equation 19), brier_skill =
+    1 − brier / brier of always forecasting the training part's prevalence, and sensitivity and specificity (equation 16) at
+    the calibration's two thresholds. `macro` are their means over the labels with both positives and negatives, the
+    others are named in `skipped`; `interval` are 95 % percentile intervals of 500 resamples of patients, where a label that
+    lost its positives or negatives is left out of the draw's mean. `per_class` is of the test part when there is one. What
+    is undefined is None. Raises UserError when a part has no label to measure, or images that `rows` lacks.
+    """
+    parts = {"validation": val} | ({"test": test} if test is not None else {})
+    found = {name: _part(name, content, calibration, rule, rows) for name, content in parts.items()}
+    return {**{name: part for name, (part, _) in found.items()}, "per_class": found[list(parts)[-1]][1]}
+
+
+def score(val: Logits, calibration: dict, rule: str, rows: Mapping[str, Mapping[str, str]]) -> dict:
+    """The validation part alone: `score` is its macro AUC, which chose the epoch."""
+    part, per_class = _part("validation", val, calibration, rule, rows)
+    return {"score": part["macro"]["auc"], "rule": rule, "validation": part, "per_class": per_class}
+
+
+def _part(name: str, content: Logits, calibration: dict, rule: str, rows: Mapping[str, Mapping[str, str]]) -> tuple[dict, list[dict]]:
+    targets, names = content.targets, content.classes.astype(str)
+    at, p = thresholds(calibration, rule), {each: probabilities([content], calibration, each) for each in RULES}
+    counted = countable(targets)
+    if not counted.any():
+        raise UserError(f"the {name} part has no positive image beside a negative one of any label, so there is nothing to measure: split with another seed, or choose other labels")
+    lacking = [one for one in content.ids if one not in rows]
+    if lacking:
+        raise UserError(f"{len(lacking)} images of the {name} part are not in the run's folds.csv: {some(lacking)}; predict again with this run")
+    about = [rows[one] for one in content.ids]
+    patients = _patients(content.ids, about)
+    weights = stats.cluster_weights(patients).astype(float)
+
+    prevalence = content.counts / content.rows
+    points = {figure: np.full(len(names), np.nan) for figure in FIGURES}
+    for c in range(len(names)):
+        for figure, value in _figures(targets[:, c], p[rule][:, c], prevalence[c], {point: at[point][c] for point in POINTS}).items():
+            points[figure][c] = value
+    draws = _draws(targets, p[rule], prevalence, at, weights)
+    lost = np.isnan(draws["auc"]) | ~counted  # of a draw's labels, those without positives or negatives
+
+    part = {
+        "images": len(targets),
+        "patients": len(np.unique(patients)),
+        "macro": {figure: _number(_mean(values[counted])) for figure, values in points.items()},
+        "interval": {figure: _interval(_mean(np.where(lost, np.nan, values))) for figure, values in draws.items()},
+        "skipped": names[~counted].tolist(),
+        "subgroups": _subgroups(targets, p[rule], patients, about, weights),
+        "calibration": {each: _forecasts(targets, p[each], prevalence, counted) for each in RULES},
+    }
+    per_class = [
+        {
+            "class": str(names[c]), "images": int((~np.isnan(targets[:, c])).sum()), "positives": int((targets[:, c] == 1).sum()),
+            "prevalence": _number(_mean(targets[:, c])),
+            **{key: value for figure in FIGURES for key, value in _with_interval(figure, points[figure][c], draws[figure][:, c]).items()},
+            **{f"threshold_{point}": _number(at[point][c]) for point in POINTS},
+        }
+        for c in range(len(names))
+    ]
+    return part, per_class
+
+
+def paired(ours: Logits, theirs: Logits, rows: Mapping[str, Mapping[str, str]]) -> dict:
+    """Macro AUC of two networks on the same images, and their difference with its interval from the same draws of patients:
+    {"ours", "theirs", "difference": each {"auc", "interval"}}. Raises UserError for other images or labels."""
+    if not np.array_equal(ours.ids, theirs.ids) or ours.classes.tolist() != theirs.classes.tolist():
+        raise UserError("the two runs were tested on different images or labels, so they cannot be compared image by image: give both the same split")
+    labels = np.flatnonzero(countable(ours.targets))
+    weights = stats.cluster_weights(_patients(ours.ids, [rows[one] for one in ours.ids])).astype(float)
+    found = {}
+    for name, content in (("ours", ours), ("theirs", theirs)):
+        p = sigmoid(content.logits.astype(float)).mean(axis=0)
+        ranked = [[stats.ranking(ours.targets[:, c] == 1, p[:, c], ~np.isnan(ours.targets[:, c]), each)[0] for c in labels] for each in (np.ones((1, len(p))), weights)]
+        found[name] = [_mean(np.array(each).T) for each in ranked]
+    found["difference"] = [mine - other for mine, other in zip(found["ours"], found["theirs"], strict=True)]
+    return {name: {"auc": float(point[0]), "interval": _interval(draws)} for name, (point, draws) in found.items()}
+
+
+def _patients(ids: np.ndarray, about: Sequence[Mapping[str, str]]) -> np.ndarray:
+    return np.array([f"patient {row['patient']}" if row.get("patient") else f"image {one}" for one, row in zip(ids, about, strict=True)])
+
+
+# ---- figures
+def _figures(targets: np.ndarray, p: np.ndarray, prevalence: float, at: dict[str, float]) -> dict[str, float]:
+    """The figures of one label that are defined, by scikit-learn."""
+    from sklearn.metrics import average_precision_score, brier_score_loss, recall_score, roc_auc_score
+
+    known = ~np.isnan(targets)
+    truth, p = (targets[known] == 1).astype(int), p[known]
+    found, positive, negative = {}, truth.any(), not truth.all()
+    if positive and negative:
+        found["auc"] = roc_auc_score(truth, p)
+    if positive:
+        found["average_precision"] = average_precision_score(truth, p)
+    if len(truth):
+        found["brier"] = brier_score_loss(truth, p, pos_label=1)
+        reference = brier_score_loss(truth, np.full(len(truth), prevalence), pos_label=1)
+        if reference > 0:
+            found["brier_skill"] = 1 - found["brier"] / reference
+    for point, threshold in at.items():
+        if not np.isnan(threshold):
+            if positive:
+                found[f"sens_at_{point}"] = recall_score(truth, p >= threshold)
+            if negative:
+                found[f"spec_at_{point}"] = recall_score(truth, p >= threshold, pos_label=0)
+    return found
+
+
+def _draws(targets: np.ndarray, p: np.ndarray, prevalence: np.ndarray, at: dict[str, np.ndarray], weights: np.ndarray) -> dict[str, np.ndarray]:
+    """The same figures of every label in every draw, [draws, C] each, NaN where undefined."""
+    known, positive, negative = ~np.isnan(targets), targets == 1, targets == 0
+    ranked = np.array([stats.ranking(positive[:, c], p[:, c], known[:, c], weights) for c in range(p.shape[1])])  # [C, 2, draws]
+    means = {"brier": ((p - targets) ** 2, known), "reference": ((prevalence - targets) ** 2, known)}
+    for point in POINTS:
+        means |= {f"sens_at_{point}": (p >= at[point], positive & ~np.isnan(at[point])), f"spec_at_{point}": (p < at[point], negative & ~np.isnan(at[point]))}
+    values, among = (np.concatenate(columns, axis=1) for columns in zip(*means.values(), strict=True))
+    found = dict(zip(means, np.split(stats.weighted_means(values, among, weights), len(means), axis=1), strict=True))
+    reference = found.pop("reference")
+    skill = 1 - np.divide(found["brier"], reference, out=np.full(reference.shape, np.nan), where=reference > 0)
+    return {"auc": ranked[:, 0].T, "average_precision": ranked[:, 1].T, "brier_skill": skill, **found}
+
+
+def _forecasts(targets: np.ndarray, p: np.ndarray, prevalence: np.ndarray, counted: np.ndarray) -> dict[str, float | None]:
+    """Macro Brier score and skill of some probabilities."""
+    brier, reference = (_mean(((forecast - targets) ** 2).T)[counted] for forecast in (p, prevalence))
+    return {"brier": _number(brier.mean()), "brier_skill": _number((1 - brier / reference).mean())}
+
+
+def _subgroups(targets: np.ndarray, p: np.ndarray, patients: np.ndarray, about: Sequence[Mapping[str, str]], weights: np.ndarray) -> list[dict]:
+    """Macro AUC of every subgroup with an interval from the same draws of patients, over the labels it has positives and negatives of."""
+    found, once = [], np.ones((1, len(patients)))
+    for by, group_of in SUBGROUPS.items():
+        groups = np.array([group_of(row) for row in about])
+        names = [name for name in (BANDS if by == "age" else sorted(set(groups) - {""})) if (groups == name).sum() >= SMALLEST]
+        for name in names if len(names) > 1 else []:
+            rows = groups == name
+            labels = np.flatnonzero(countable(targets[rows]))
+            point, draws = (np.array([stats.ranking(targets[:, c] == 1, p[:, c], rows & ~np.isnan(targets[:, c]), each)[0] for c in labels]) for each in (once, weights))
+            found.append({
+                "by": by, "group": str(name), "images": int(rows.sum()), "patients": len(np.unique(patients[rows])), "labels": len(labels),
+                "auc": _number(point.mean()) if len(labels) else None, "interval": _interval(_mean(draws.T)) if len(labels) else None,
+            })
+    return found
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """The mean over the last axis of what is not NaN; NaN where nothing is."""
+    there = ~np.isnan(values)
+    number = there.sum(axis=-1)
+    return np.divide(np.where(there, values, 0).sum(axis=-1), number, out=np.full(np.shape(number), np.nan), where=number > 0)
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _interval(draws: np.ndarray) -> list[float] | None:
+    draws = draws[~np.isnan(draws)]
+    return stats.interval(draws) if len(draws) else None
+
+
+def _with_interval(figure: str, value: float, draws: np.ndarray) -> dict[str, float | None]:
+    low, high = (not np.isnan(value) and _interval(draws)) or (None, None)
+    return {figure: _number(value), f"{figure}_low": low, f"{figure}_high": high}
+
+
+# ---- tables to print
+def _shown(value: float | None, form: str = ".3f") -> str:
+    return "–" if value is None else f"{value:{form}}"
+
+
+def _ends(interval: Sequence[float | None] | None) -> str:
+    return "" if not interval or interval[0] is None else f"[{interval[0]:.3f}, {interval[1]:.3f}]"
+
+
+def lines(report: dict, calibration: dict | None = None) -> list[str]:
+    """The report as lines to print: a table of the labels, the macro means, the subgroups, and what the figures rest on."""
+    name = "test" if "test" in report else "validation"
+    part, classes = report[name], report["per_class"]
+    width = max(len("label"), *(len(row["class"]) for row in classes))
+
+    def row(label: str, positives: str, figures: dict, interval: Sequence[float | None] | None) -> str:
+        at = [f"{_shown(figures[figure])} ({_shown(figures[held])})" for figure, held in (("spec_at_sens95", "sens_at_sens95"), ("sens_at_spec95", "spec_at_spec95"))]
+        return (f"{label:{width}}{positives:>10}{_shown(figures['auc']):>8} {_ends(interval):14}{_shown(figures['average_precision']):>7}"
+                f"{_shown(figures['brier']):>7}{_shown(figures['brier_skill'], '+.3f'):>8}{at[0]:>23}{at[1]:>23}")
+
+    found = [
+        f"{name} part: {part['images']} images of {part['patients']} patients; 95 % intervals by resampling patients",
+        f"{'label':{width}}{'positives':>10}{'AUC-ROC':>8} {'':14}{'PR-AUC':>7}{'Brier':>7}{'skill':>8}{'Spec@Sens=95% (Sens)':>23}{'Sens@Spec=95% (Spec)':>23}",
+        *(row(one["class"], str(one["positives"]), one, (one["auc_low"], one["auc_high"])) for one in classes),
+        row("macro", "", part["macro"], part["interval"]["auc"]),
+        "macro intervals: " + ", ".join(f"{what} {_ends(part['interval'][figure])}" for what, figure in (("PR-AUC", "average_precision"), ("Brier", "brier"), ("skill", "brier_skill"))),
+        "macro intervals: " + ", ".join(f"{what} {_ends(part['interval'][figure])}" for what, figure in (("Spec@Sens=95%", "spec_at_sens95"), ("Sens@Spec=95%", "sens_at_spec95"))),
+    ]
+    if part["skipped"]:
+        found.append(f"left out of the macro means, without a positive or without a negative here: {', '.join(part['skipped'])}")
+    bare = [one["class"] for one in classes if one["threshold_sens95"] is None or one["threshold_spec95"] is None]
+    if bare:
+        found.append(f"without a threshold, since validation lacks positives or negatives: {', '.join(bare)}")
+    found += [
+        "Thresholds were set on validation only and applied unchanged; in brackets what they held here." if name == "test" else
+        "Thresholds, calibration and epoch were chosen on these same images: every figure here is optimistic.",
+        f"Brier and its skill are of rule {report['rule']}; a skill of 0 is that of always forecasting the training prevalence.",
+        "macro Brier (skill) by rule: " + "; ".join(f"{rule} {_shown(figures['brier'])} ({_shown(figures['brier_skill'], '+.3f')})" for rule, figures in part["calibration"].items()),
+    ]
+    if part["subgroups"]:
+        found += [f"{'subgroup':28}{'images':>9}{'patients':>10}{'labels':>8}{'macro AUC-ROC':>15}"]
+        found += [f"{one['by'] + ' ' + one['group']:28}{one['images']:9d}{one['patients']:10d}{one['labels']:8d}{_shown(one['auc']):>15} {_ends(one['interval'])}".rstrip()
+                  for one in part["subgroups"]]
+    return [line.rstrip() for line in found]
+
+
+def warning(report: dict) -> list[str]:
+    """Lines that cannot be missed when the macro AUC may be that of chance."""
+    part = report["test" if "test" in report else "validation"]
+    low = (part["interval"]["auc"] or [0.0])[0]
+    return [] if low > 0.5 else ["!" * 100, f"WARNING: the 95 % interval of the macro AUC begins at {low:.3f}: these labels may be ranked no better than by chance.", "!" * 100]
+
+
+def score_lines(report: dict) -> list[str]:
+    """A score of the validation part as lines; the last is `score 0.734000`, its macro AUC."""
+    return [*lines(report), f"score {report['score']:.6f}"]
+
+
+def compare(reports: Sequence[dict]) -> list[str]:
+    """Several runs, such as replicates: the row of the thesis' table 1 and its table 10, mean ± s.d. (ddof 1) over the runs; a
+    single run in full.
+
+    Raises UserError for runs with other labels or rules, or of which only some have a test part.
+    """
+    first = reports[0]
+    if len(reports) == 1:
+        return [*["SYNTHETIC DATA: these figures say nothing about real radiographs"] * bool(first["synthetic"]), *lines(first), *warning(first)]
+    name = "test" if "test" in first else "validation"
+    labels = [row["class"] for row in first["per_class"]]
+    for other in reports[1:]:
+        if [row["class"] for row in other["per_class"]] != labels:
+            odd = sorted({row["class"] for row in other["per_class"]} ^ set(labels))
+            raise UserError(f"{first['run']} and {other['run']} have different lists of labels ({some(odd) if odd else 'in different orders'}): compare runs with the same labels")
+        if other["rule"] != first["rule"]:
+            raise UserError(f"{first['run']} was decided by rule {first['rule']} and {other['run']} by {other['rule']}: compare runs of one rule")
+        if ("test" in other) != ("test" in first):
+            raise UserError(f"of {first['run']} and {other['run']} only one has a test part: compare runs evaluated on the same part")
+
+    def over(values: Sequence[float | None], form: str = ".3f") -> str:
+        if None in values:
+            return "–"
+        return f"{np.mean(values):{form}} ± {np.std(values, ddof=1):.3f}"
+
+    columns = (("Brier", "brier", ".3f"), ("skill", "brier_skill", "+.3f"), ("Spec@Sens=95%", "spec_at_sens95", ".3f"), ("Sens@Spec=95%", "sens_at_spec95", ".3f"))
+    macro = [report[name]["macro"] for report in reports]
+    width = max(len("label"), *map(len, labels))
+    table = [(label, [report["per_class"][number] for report in reports]) for number, label in enumerate(labels)] + [("macro", macro)]
+    skipped = sorted({label for report in reports for label in report[name]["skipped"]})
+    return [
+        *["SYNTHETIC DATA: these figures say nothing about real radiographs"] * any(report["synthetic"] for report in reports),
+        f"{name} part, mean ± s.d. over the runs: {some(report['run'] for report in reports)}",
+        f"{'':{width}}{'AUC-ROC':>16}{'PR-AUC':>16}{'n':>5}",
+        f"{'macro':{width}}{over([one['auc'] for one in macro]):>16}{over([one['average_precision'] for one in macro]):>16}{len(reports):5d}",
+        "",
+        f"{'label':{width}}" + "".join(f"{title:>17}" for title, _, _ in columns),
+        *(f"{label:{width}}" + "".join(f"{over([one[figure] for one in found], form):>17}" for _, figure, form in columns) for label, found in table),
+        *[f"left out of a macro mean, without a positive or without a negative: {', '.join(skipped)}"] * bool(skipped),
+        f"Thresholds were set on validation only; Brier and its skill are of rule {first['rule']}.",
+    ]
