@@ -119,6 +119,12 @@ def lines(report: dict, calibration: dict) -> list[str]:
     return [*lines, *describe(calibration)]
 
 
+def headline(report: dict) -> dict[str, float]:
+    """The chosen rule's figures: on the test images where their labels are known, otherwise on the validation images, cross-fitted."""
+    found = report.get("test", report["validation"])["rules"][report["rule"]]
+    return {name: found[name] for name in ("score", "accuracy", "balanced_accuracy", "macro_f1")}
+
+
 def compare(reports: Sequence[dict]) -> list[str]:
     """The rules of several runs on each run's own images; of a single run every rule and every class too."""
     lines = []

@@ -255,6 +255,11 @@ def score_lines(report: dict) -> list[str]:
     return [*lines(report), f"score {report['score']:.6f}"]
 
 
+def headline(report: dict) -> dict[str, float | None]:
+    """The macro figures of the test part, or of validation where there is none."""
+    return dict(report["test" if "test" in report else "validation"]["macro"])
+
+
 def compare(reports: Sequence[dict]) -> list[str]:
     """Several runs, such as replicates: the row of the thesis' table 1 and its table 10, mean ± s.d. (ddof 1) over the runs; a
     single run in full.

@@ -50,6 +50,7 @@ class Task:
     report: Callable[..., dict]  # validation logits, labelled test logits or None, calibration, rule, folds.csv's rows by id → figures
     lines: Callable[[dict, dict], list[str]]  # such a report, calibration → what to print of them
     warning: Callable[[dict], list[str]]  # such a report → what nobody must miss, or nothing
+    headline: Callable[[dict], dict[str, float | None]]  # such a report → its few figures that runs are compared by
     compare: Callable[[Sequence[dict]], list[str]]  # the reports of several runs → what to print of them
     score: Callable[..., dict]  # as `report`, of the validation rows alone → `score` and what stands beside it
     score_lines: Callable[[dict], list[str]]
@@ -82,6 +83,7 @@ def competition(costs: Costs = Costs()) -> Task:
         report=decision_report.report,
         lines=decision_report.lines,
         warning=lambda report: decision_report.warning(report["validation"], report["rule"]),
+        headline=decision_report.headline,
         compare=decision_report.compare,
         score=decision_report.score,
         score_lines=decision_report.score_lines,
@@ -116,6 +118,7 @@ def padchest(config: settings.Padchest) -> Task:
         report=findings_report.report,
         lines=findings_report.lines,
         warning=findings_report.warning,
+        headline=findings_report.headline,
         compare=findings_report.compare,
         score=findings_report.score,
         score_lines=findings_report.score_lines,
