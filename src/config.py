@@ -16,11 +16,12 @@ from files import ROOT, shown
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=10**9)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 Strength = Annotated[float, Field(gt=0, le=2)]
-HEAD = r"^(none|[1-9]\d*/0?(\.\d+)?(->[1-9]\d*/0?(\.\d+)?)*)$"
+HEAD = r"^(none|{0}(->{0})*)$".format(r"[1-9]\d{0,4}/(0|0?\.\d+)")
 
 
 class Config(BaseModel):
@@ -40,7 +41,7 @@ class Config(BaseModel):
 
     epochs: Annotated[int, Field(ge=1)]  # at most, frozen ones included
     frozen_epochs: Count
-    batch: Annotated[int, Field(ge=2)]
+    batch: Annotated[int, Field(ge=2, le=2**16)]
     lr: Positive
     body_lr: Literal["lr"] | Positive = "lr"  # of a pretrained body; one that starts at random learns with lr
     unfrozen: Share = 1.0  # top share of a pretrained body's layers that is trained after the frozen epochs; a random one is trained whole
@@ -70,14 +71,14 @@ class Config(BaseModel):
     masks: str = ""  # folder of lung masks, for crop: masks
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
     split: str = "auto"  # or FILE: a CSV of id and part, such as the folds.csv of another run
-    split_seed: Literal["seed"] | Count = "seed"  # of the split and of `limit`
+    split_seed: Literal["seed"] | Seed = "seed"  # of the split and of `limit`
     views: Annotated[list[str], Field(min_length=1)]
     rule: str
     temperature: Literal["tune"] | Annotated[float, Field(ge=0.01, le=100)]
-    seed: Count
+    seed: Seed
 
-    limit: Count = 0  # training images, 0 = all
-    drop_unreadable: bool = False  # leave unreadable training images out instead of stopping
+    limit: Count = 0  # labelled images, 0 = all
+    drop_unreadable: bool = False  # leave unreadable labelled images out, before the split, instead of stopping
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     deterministic: bool = True
@@ -116,7 +117,7 @@ class Competition(Config):
 class Padchest(Config):
     task: Literal["padchest"]
     loss: Literal["weighted_bce", "focal", "class_balanced_focal", "asymmetric"]
-    imbalance: dict[Literal["oversampling"], Strength]
+    imbalance: dict[Literal["oversampling"], Annotated[float, Field(gt=0, le=1)]]
     labels: Annotated[list[str], Field(min_length=1)]
     projections: Annotated[list[str], Field(min_length=1)]
     physician_only: bool  # leave out what a text classifier labelled
@@ -177,6 +178,8 @@ def load(name: str, overrides: Sequence[str] = (), synthetic: bool = False, demo
     origin = dict.fromkeys(values, shown(path))
     own = _read(path)
     of_demo = own.pop("demo", None) or {}
+    if not isinstance(of_demo, dict):
+        raise UserError(f"{shown(path)}: demo must hold `key: value` lines")
     layers = [(path, own)]
     if demo_settings:
         layers += [(ROOT / "configs" / "demo.yaml", _read(ROOT / "configs" / "demo.yaml")), (path, of_demo)]
@@ -189,7 +192,7 @@ def load(name: str, overrides: Sequence[str] = (), synthetic: bool = False, demo
             raise UserError(f"{override!r} is not understood: settings are given as key=value, for example lr=5e-5")
         try:
             values[key] = yaml.safe_load(text) if text.startswith("[") else text
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # a date that is none is a ValueError
             raise UserError(f"{override!r} is not understood: a list is written [one, two]") from error
         origin[key] = f"the command line ({override})"
     return _checked(values, origin)
@@ -211,7 +214,7 @@ def _read(path: Path) -> dict:
 
 
 def _checked(values: dict, origin: dict[str, str]) -> Config:
-    kind = KINDS.get(values.get("task"))
+    kind = KINDS.get(str(values.get("task")))
     if "task" not in values:
         raise UserError(f"{origin['name']}: the key task is missing")
     if kind is None:
@@ -227,7 +230,7 @@ def _checked(values: dict, origin: dict[str, str]) -> Config:
             raise UserError(f"{where}: unknown key {key}" + (f"; did you mean {near[0]}?" if near else "; the keys are listed in src/config.py")) from error
         if first["type"] == "missing":
             raise UserError(f"{where}: the key {key} is missing") from error
-        reason = first["msg"].removeprefix("Value error, ")
+        reason = " or ".join(dict.fromkeys(fault["msg"].removeprefix("Value error, ") for fault in error.errors() if fault["loc"][0] == first["loc"][0]))
         raise UserError(f"{where}: {key} = {values[key]!r} will not do: {reason[0].lower()}{reason[1:]}") from error
 
 

@@ -32,9 +32,12 @@ SETTLE = 4096  # images after which what was packed is made to stay
 
 
 class Crop(Protocol):
-    """Cuts a decoded image, uint8 [H, W] to uint8 [h, w]; `key` names everything that the cut depends on."""
+    """Cuts a decoded image, uint8 [H, W] to uint8 [h, w]; `key` names everything that the cut depends on. `ready` is called once
+    before the first image, and not at all when every image is packed."""
 
     key: str
+
+    def ready(self) -> None: ...
 
     def __call__(self, image: np.ndarray, name: str) -> np.ndarray: ...
 
@@ -148,6 +151,8 @@ def _fill(paths: list[Path], ids: np.ndarray, array: np.memmap, stamps: np.memma
         stamps.flush()
         written.clear()
 
+    if crop:
+        crop.ready()
     start = time.monotonic()
     pool = ThreadPoolExecutor(os.cpu_count())  # Pillow and OpenCV release the GIL
     try:
@@ -172,7 +177,8 @@ def decode(path: Path) -> np.ndarray:
     """Read an image as 8-bit grey [H, W]. Raises Pillow's errors for what is no image, or a truncated one."""
     with Image.open(path) as image:
         if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow's own conversion would clip at 255
-            return np.clip(np.round(np.asarray(image) / 257.0), 0, 255).astype(np.uint8)
+            pixels = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
+            return ((pixels + 128) // 257).astype(np.uint8)
         return np.asarray(image.convert("L"))
 
 

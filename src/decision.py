@@ -11,6 +11,7 @@ import numpy as np
 import metrics
 import stats
 from calibrate import probabilities, trained
+from checks import different_images, same_classes, same_images
 from errors import UserError, some
 from files import Logits
 from metrics import Costs, tally_one_hot
@@ -40,18 +41,8 @@ def _check_labels(vals: Sequence[Logits]) -> None:
             raise UserError("these logits have rows without exactly one label, and the rules decide between classes: one 1 among 0s is wanted")
         if len(val.ids) < 2:
             raise UserError("one labelled row is too few to tune on")
-    _same_classes([val.classes.tolist() for val in vals], "the validation files")
-    ids = np.concatenate([val.ids for val in vals])
-    names, times = np.unique(ids, return_counts=True)
-    if (times > 1).any():
-        raise UserError(f"{(times > 1).sum()} ids stand more than once in the validation files, whose rows must be different images: {some(names[times > 1])}")
-
-
-def _same_classes(lists: Sequence[list[str]], what: str) -> None:
-    for classes in lists[1:]:
-        if classes != lists[0]:
-            odd = sorted(set(classes) ^ set(lists[0]))
-            raise UserError(f"{what} are for other classes: {some(odd)} in only one of them" if odd else f"{what} have their classes in different orders")
+    same_classes([val.classes.tolist() for val in vals], "the validation files")
+    different_images(vals)
 
 
 def _fitted(contents: Sequence[Logits], calibration: dict, rule: str) -> tuple[Costs, list[dict]]:
@@ -60,7 +51,7 @@ def _fitted(contents: Sequence[Logits], calibration: dict, rule: str) -> tuple[C
         raise UserError(f"there is no rule {rule!r}; there are {some(RULES)}")
     try:
         networks = calibration["networks"]
-        _same_classes([calibration["classes"], *(content.classes.tolist() for content in contents)], "the logits and their calibration")
+        same_classes([calibration["classes"], *(content.classes.tolist() for content in contents)], "the logits and their calibration")
         if len(networks) != len(contents):
             raise UserError(f"the calibration was fitted on {len(networks)} validation files, and {len(contents)} logits files are to be decided: one each, in the same order")
         for number, (network, content) in enumerate(zip(networks, contents, strict=True), start=1):
@@ -76,7 +67,7 @@ def _fitted(contents: Sequence[Logits], calibration: dict, rule: str) -> tuple[C
 def decide(tests: Sequence[Logits], calibration: dict, rule: str, counts: np.ndarray | None = None) -> np.ndarray:
     """The answer to every row of the test logits (one file a network), int [N]. `counts` replaces the natural class counts."""
     costs, params = _fitted(tests, calibration, rule)
-    _same_images(tests)
+    same_images(tests)
     return RULES[rule].answers(tests, params, costs, counts)
 
 
@@ -85,16 +76,10 @@ def one_hot(tests: Sequence[Logits], calibration: dict, rule: str, counts: np.nd
     return np.eye(len(tests[0].classes), dtype=int)[decide(tests, calibration, rule, counts)]
 
 
-def _same_images(tests: Sequence[Logits]) -> None:
-    for test in tests[1:]:
-        if not np.array_equal(test.ids, tests[0].ids):
-            raise UserError("the logits files hold different images, or in different orders: all must be of the same test set")
-
-
 def posterior(tests: Sequence[Logits], calibration: dict) -> np.ndarray:
     """The calibrated posterior under the natural class frequencies of all networks, averaged over them: float [N, C]."""
     _, params = _fitted(tests, calibration, "bayes")
-    _same_images(tests)
+    same_images(tests)
     counts = sum(test.counts for test in tests)
     return np.mean([posterior_of(own).probabilities(test, counts) for test, own in zip(tests, params, strict=True)], axis=0)
 

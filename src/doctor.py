@@ -12,7 +12,7 @@ import locate
 from errors import Parser, UserError, command
 from files import ROOT, home, shown
 
-PACKAGES = ("torch", "torchvision", "timm", "albumentations", "opencv-python-headless", "numpy", "scikit-learn", "pydantic", "safetensors", "kaggle", "six")
+PACKAGES = ("torch", "torchvision", "timm", "albumentations", "opencv-python-headless", "numpy", "scikit-learn", "scipy", "iterative-stratification", "torchxrayvision", "pydantic", "safetensors", "kaggle", "six")
 SLUG = "26-t-1-dl-gen-ainppe-1"
 
 
@@ -29,6 +29,11 @@ def checks() -> list[tuple[bool, str, str]]:
         lines.append((source is not None, "data", f"in {shown(source.folder)}" if source else "none found: ./run.sh download, or give --data DIR"))
     except UserError as error:
         lines.append((False, "data", str(error)))
+    try:
+        source = locate.find(None, "padchest", locate.PADCHEST) if (home() / "data" / "padchest").is_dir() else None
+        lines.append((True, "PadChest", f"in {shown(source.folder)}" if source else "not in data/padchest (needed for ./run.sh padchest only; --data DIR names another place)"))
+    except UserError as error:
+        lines.append((False, "PadChest", str(error)))
     found = sorted((home() / "weights").glob("*.safetensors")) if (home() / "weights").is_dir() else []
     lines.append((True, "weights", ", ".join(map(shown, found)) or "no file in weights/: fetched from the hub when a run begins, or by ./run.sh weights CONFIG"))
     free = shutil.disk_usage(home()).free

@@ -93,7 +93,7 @@ def read_run(folder: Path) -> dict:
     """`run.json` of a run folder."""
     folder = Path(folder)
     if not (folder / "run.json").is_file():
-        raise UserError(f"{shown(folder)} is no run folder: it has no run.json (a run is made by `./run.sh modelB`)")
+        raise UserError(f"{shown(folder)} is no run folder: it has no run.json (a run is made by ./run.sh CONFIG)")
     about = read_json(folder / "run.json")
     missing = [key for key in ("config", "data", "classes", "counts", "rows", "prior", "state") if key not in about]
     missing = missing or [key for key, kind in (("config", dict), ("data", str), ("classes", list)) if not isinstance(about[key], kind)]
@@ -206,12 +206,12 @@ def validate_submission(path: Path, test_ids: Sequence[str], classes: Sequence[s
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
     if not rows or rows[0] != ["id", *classes]:
-        raise UserError(f"the header of {name} is not that of train.csv: {some(rows[0] if rows else [])}")
+        raise UserError(f"the header of {name} is not id and the classes in their order: {some(rows[0] if rows else [])}")
     if len(rows) - 1 != len(test_ids):
-        raise UserError(f"{name} has {len(rows) - 1} rows where test.csv has {len(test_ids)}")
+        raise UserError(f"{name} has {len(rows) - 1} rows where there are {len(test_ids)} test images")
     for number, (row, wanted) in enumerate(zip(rows[1:], test_ids, strict=True), start=2):
         if row[0] != wanted:
-            raise UserError(f"{name}, line {number}: id {row[0]} where test.csv has {wanted}")
+            raise UserError(f"{name}, line {number}: id {row[0]} where {wanted} is wanted")
         wrong = fault(row[1:]) if len(row) == len(classes) + 1 else f"{len(row)} cells where the header has {len(classes) + 1}"
         if wrong:
             raise UserError(f"{name}, line {number}: {wrong}")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 import stats
+from checks import different_images, same_classes, same_images
 from errors import UserError, some
 from files import Logits
 
@@ -58,17 +59,8 @@ def _check_labels(vals: Sequence[Logits]) -> None:
             raise UserError("these logits have no labels to calibrate on: give the validation part's file, val_logits.npz")
         if not (np.isnan(val.targets) | np.isin(val.targets, (0, 1))).all():
             raise UserError("these logits have targets other than 0, 1 and unknown (NaN), and a finding is there or not: give the labels as 0 and 1")
-    _same_classes([val.classes.tolist() for val in vals], "the validation files")
-    names, times = np.unique(np.concatenate([val.ids for val in vals]), return_counts=True)
-    if (times > 1).any():
-        raise UserError(f"{(times > 1).sum()} ids stand more than once in the validation files, whose rows must be different images: {some(names[times > 1])}")
-
-
-def _same_classes(lists: Sequence[list[str]], what: str) -> None:
-    for classes in lists[1:]:
-        if classes != lists[0]:
-            odd = sorted(set(classes) ^ set(lists[0]))
-            raise UserError(f"{what} are for other classes: {some(odd)} in only one of them" if odd else f"{what} have their classes in different orders")
+    same_classes([val.classes.tolist() for val in vals], "the validation files")
+    different_images(vals)
 
 
 # ---- the rule `calibrated`
@@ -148,20 +140,20 @@ def _fitted(contents: Sequence[Logits], calibration: dict, rule: str) -> list[di
     _check_rule(rule)
     try:
         networks = calibration["networks"]
-        _same_classes([calibration["classes"], *(content.classes.tolist() for content in contents)], "the logits and their calibration")
+        same_classes([calibration["classes"], *(content.classes.tolist() for content in contents)], "the logits and their calibration")
         if len(networks) != len(contents):
             raise UserError(f"the calibration was fitted on {len(networks)} validation files, and {len(contents)} logits files are given: one each, in the same order")
         for number, (network, content) in enumerate(zip(networks, contents, strict=True), start=1):
             for what in ("counts", "prior", "rows"):
                 if not np.allclose(network[what], getattr(content, what), rtol=1e-6):
-                    raise UserError(f"the {what} of logits file {number} are not those of the network that was calibrated: calibrate on its own validation logits")
+                    raise UserError(f"the {what} of logits file {number} are not those of the network that was calibrated: run the command that began the run once more")
             if params := network["rules"][rule]:
                 slopes, offsets = (np.array(params[name], float) for name in ("slopes", "offsets"))
                 if slopes.shape != offsets.shape or len(slopes) != len(content.classes) or not (np.isfinite(offsets) & (slopes > 0) & (slopes < np.inf)).all():
                     raise ValueError("slopes and offsets")
         return [network["rules"][rule] for network in networks]
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise UserError(f"the calibration has no usable parameters for rule {rule} ({error}): make it again with tune") from error
+        raise UserError(f"the calibration has no usable parameters for rule {rule} ({error}): run the command that began the run once more") from error
 
 
 def probabilities(contents: Sequence[Logits], calibration: dict, rule: str) -> np.ndarray:
@@ -171,9 +163,7 @@ def probabilities(contents: Sequence[Logits], calibration: dict, rule: str) -> n
     rule, and for classes, counts, prior or images that do not belong together.
     """
     params = _fitted(contents, calibration, rule)
-    for content in contents[1:]:
-        if not np.array_equal(content.ids, contents[0].ids):
-            raise UserError("the logits files hold different images, or in different orders: all must be of the same images")
+    same_images(contents)
     return np.mean([_activated(content, own) for content, own in zip(contents, params, strict=True)], axis=0)
 
 
@@ -189,11 +179,11 @@ def thresholds(calibration: dict, rule: str) -> dict[str, np.ndarray]:
     _check_rule(rule)
     try:
         found = {name: np.array(calibration["thresholds"][rule][name], float) for name in ("sens95", "spec95")}  # None becomes NaN
-        if any(values.shape != (len(calibration["classes"]),) for values in found.values()):
+        if any(values.shape != (len(calibration["classes"]),) or np.isinf(values).any() for values in found.values()):
             raise ValueError("one a label")
         return found
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"the calibration has no usable thresholds for rule {rule} ({error}): make it again with tune") from error
+        raise UserError(f"the calibration has no usable thresholds for rule {rule} ({error}): run the command that began the run once more") from error
 
 
 def countable(targets: np.ndarray) -> np.ndarray:

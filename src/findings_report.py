@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 import stats
+from config import differences
 from errors import UserError, some
 from files import Logits
-from findings import RULES, countable, probabilities, sigmoid, thresholds
+from findings import HELD, RULES, countable, probabilities, sigmoid, thresholds
 
 FIGURES = ("auc", "average_precision", "brier", "brier_skill", "spec_at_sens95", "sens_at_spec95", "sens_at_sens95", "spec_at_spec95")
 POINTS = ("sens95", "spec95")
@@ -37,39 +38,42 @@ def report(val: Logits, test: Logits | None, calibration: dict, rule: str, rows:
     1 − brier / brier of always forecasting the training part's prevalence, and sensitivity and specificity (equation 16) at
     the calibration's two thresholds. `macro` are their means over the labels with both positives and negatives, the
     others are named in `skipped`; `interval` are 95 % percentile intervals of 500 resamples of patients, where a label that
-    lost its positives or negatives is left out of the draw's mean. `per_class` is of the test part when there is one. What
+    lost its positives or negatives is left out of the draw's mean. The patients that set the thresholds are resampled too:
+    with few positives most of an operating point's uncertainty is theirs. `per_class` is of the test part when there is one. What
     is undefined is None. Raises UserError when a part has no label to measure, or images that `rows` lacks.
     """
     parts = {"validation": val} | ({"test": test} if test is not None else {})
-    found = {name: _part(name, content, calibration, rule, rows) for name, content in parts.items()}
-    return {**{name: part for name, (part, _) in found.items()}, "per_class": found[list(parts)[-1]][1]}
+    found = {name: _part(name, content, val, calibration, rule, rows) for name, content in parts.items()}
+    return {"rule": rule, **{name: part for name, (part, _) in found.items()}, "per_class": found[list(parts)[-1]][1]}
 
 
 def score(val: Logits, calibration: dict, rule: str, rows: Mapping[str, Mapping[str, str]]) -> dict:
     """The validation part alone: `score` is its macro AUC, which chose the epoch."""
-    part, per_class = _part("validation", val, calibration, rule, rows)
+    part, per_class = _part("validation", val, val, calibration, rule, rows)
     return {"score": part["macro"]["auc"], "rule": rule, "validation": part, "per_class": per_class}
 
 
-def _part(name: str, content: Logits, calibration: dict, rule: str, rows: Mapping[str, Mapping[str, str]]) -> tuple[dict, list[dict]]:
+def _part(name: str, content: Logits, val: Logits, calibration: dict, rule: str, rows: Mapping[str, Mapping[str, str]]) -> tuple[dict, list[dict]]:
     targets, names = content.targets, content.classes.astype(str)
     at, p = thresholds(calibration, rule), {each: probabilities([content], calibration, each) for each in RULES}
     counted = countable(targets)
     if not counted.any():
         raise UserError(f"the {name} part has no positive image beside a negative one of any label, so there is nothing to measure: split with another seed, or choose other labels")
-    lacking = [one for one in content.ids if one not in rows]
+    lacking = [one for one in [*content.ids, *val.ids] if one not in rows]
     if lacking:
-        raise UserError(f"{len(lacking)} images of the {name} part are not in the run's folds.csv: {some(lacking)}; predict again with this run")
+        raise UserError(f"{len(lacking)} images of the logits are not in the run's folds.csv: {some(lacking)}; predict again with this run")
     about = [rows[one] for one in content.ids]
     patients = _patients(content.ids, about)
     weights = stats.cluster_weights(patients).astype(float)
+    val_weights = weights if val is content else stats.cluster_weights(_patients(val.ids, [rows[one] for one in val.ids]), seed=1).astype(float)
+    drawn = _drawn_thresholds(val.targets, p[rule] if val is content else probabilities([val], calibration, rule), val_weights)
 
     prevalence = content.counts / content.rows
     points = {figure: np.full(len(names), np.nan) for figure in FIGURES}
     for c in range(len(names)):
         for figure, value in _figures(targets[:, c], p[rule][:, c], prevalence[c], {point: at[point][c] for point in POINTS}).items():
             points[figure][c] = value
-    draws = _draws(targets, p[rule], prevalence, at, weights)
+    draws = _draws(targets, p[rule], prevalence, drawn, weights)
     lost = np.isnan(draws["auc"]) | ~counted  # of a draw's labels, those without positives or negatives
 
     part = {
@@ -99,6 +103,8 @@ def paired(ours: Logits, theirs: Logits, rows: Mapping[str, Mapping[str, str]]) 
     if not np.array_equal(ours.ids, theirs.ids) or ours.classes.tolist() != theirs.classes.tolist():
         raise UserError("the two runs were tested on different images or labels, so they cannot be compared image by image: give both the same split")
     labels = np.flatnonzero(countable(ours.targets))
+    if not len(labels):
+        raise UserError("the two runs' test images have no label with both positives and negatives, so there is nothing to compare")
     weights = stats.cluster_weights(_patients(ours.ids, [rows[one] for one in ours.ids])).astype(float)
     found = {}
     for name, content in (("ours", ours), ("theirs", theirs)):
@@ -143,14 +149,21 @@ def _draws(targets: np.ndarray, p: np.ndarray, prevalence: np.ndarray, at: dict[
     """The same figures of every label in every draw, [draws, C] each, NaN where undefined."""
     known, positive, negative = ~np.isnan(targets), targets == 1, targets == 0
     ranked = np.array([stats.ranking(positive[:, c], p[:, c], known[:, c], weights) for c in range(p.shape[1])])  # [C, 2, draws]
-    means = {"brier": ((p - targets) ** 2, known), "reference": ((prevalence - targets) ** 2, known)}
+    brier, reference = (stats.weighted_means((forecast - targets) ** 2, known, weights) for forecast in (p, prevalence))
+    found = {"auc": ranked[:, 0].T, "average_precision": ranked[:, 1].T, "brier": brier,
+             "brier_skill": 1 - np.divide(brier, reference, out=np.full(reference.shape, np.nan), where=reference > 0)}
     for point in POINTS:
-        means |= {f"sens_at_{point}": (p >= at[point], positive & ~np.isnan(at[point])), f"spec_at_{point}": (p < at[point], negative & ~np.isnan(at[point]))}
-    values, among = (np.concatenate(columns, axis=1) for columns in zip(*means.values(), strict=True))
-    found = dict(zip(means, np.split(stats.weighted_means(values, among, weights), len(means), axis=1), strict=True))
-    reference = found.pop("reference")
-    skill = 1 - np.divide(found["brier"], reference, out=np.full(reference.shape, np.nan), where=reference > 0)
-    return {"auc": ranked[:, 0].T, "average_precision": ranked[:, 1].T, "brier_skill": skill, **found}
+        above = [[stats.share_above(p[rows[:, c], c], weights[:, rows[:, c]], at[point][:, c]) for c in range(p.shape[1])] for rows in (positive, negative)]
+        found |= {f"sens_at_{point}": np.array(above[0]).T, f"spec_at_{point}": 1 - np.array(above[1]).T}
+    return found
+
+
+def _drawn_thresholds(targets: np.ndarray, p: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """The two thresholds that every draw of validation patients sets, [draws, C] each, NaN where it has no positives, or negatives."""
+    known = ~np.isnan(targets)
+    found = [stats.held_thresholds(targets[known[:, c], c] == 1, p[known[:, c], c], weights[:, known[:, c]], HELD) if known[:, c].any() else [np.full(len(weights), np.nan)] * 2
+             for c in range(p.shape[1])]
+    return {point: np.array([each[place] for each in found]).T for place, point in enumerate(POINTS)}
 
 
 def _forecasts(targets: np.ndarray, p: np.ndarray, prevalence: np.ndarray, counted: np.ndarray) -> dict[str, float | None]:
@@ -264,7 +277,7 @@ def compare(reports: Sequence[dict]) -> list[str]:
     """Several runs, such as replicates: the row of the thesis' table 1 and its table 10, mean ± s.d. (ddof 1) over the runs; a
     single run in full.
 
-    Raises UserError for runs with other labels or rules, or of which only some have a test part.
+    Raises UserError for runs with other labels, rules, splits or settings than the first (but for the seed), or of which only some have a test part.
     """
     first = reports[0]
     if len(reports) == 1:
@@ -277,6 +290,10 @@ def compare(reports: Sequence[dict]) -> list[str]:
             raise UserError(f"{first['run']} and {other['run']} have different lists of labels ({some(odd) if odd else 'in different orders'}): compare runs with the same labels")
         if other["rule"] != first["rule"]:
             raise UserError(f"{first['run']} was decided by rule {first['rule']} and {other['run']} by {other['rule']}: compare runs of one rule")
+        changed = [change for change in differences(first["settings"], other["settings"]) if not change.startswith("seed ")]
+        changed += [f"{what} ({first[what]} → {other[what]})" for what in ("split", "baseline") if first[what] != other[what]]
+        if changed:
+            raise UserError(f"{first['run']} and {other['run']} are no replicates, whose mean could be taken: they differ in {some(changed)}; evaluate them one by one")
         if ("test" in other) != ("test" in first):
             raise UserError(f"of {first['run']} and {other['run']} only one has a test part: compare runs evaluated on the same part")
 

@@ -1,6 +1,13 @@
-"""How a labelled table is parted into training, validation and test."""
+"""How a labelled table is parted into training, validation and test, and the file that keeps it."""
+
+import csv
+import io
+from pathlib import Path
 
 import numpy as np
+
+from errors import UserError, some
+from files import digest, shown
 
 
 def stratified(strata: np.ndarray, fraction: float, seed: int) -> np.ndarray:
@@ -41,3 +48,32 @@ def parts(strata: np.ndarray, number: int, seed: int) -> np.ndarray:
     chosen = np.empty(len(strata), int)
     chosen[order] = np.arange(len(strata)) % number
     return chosen
+
+
+def read(path: Path) -> dict[str, dict[str, str]]:
+    """A CSV of `id` and `part`, as folds.csv: its rows by id. Raises UserError for a missing, damaged or contradictory one."""
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""))
+        rows = list(reader)
+    except OSError as error:
+        raise UserError(f"split = {shown(path)} cannot be read ({error.strerror})") from error
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{shown(path)} is not a readable CSV file ({error})") from error
+    missing = [name for name in ("id", "part") if name not in (reader.fieldnames or [])]
+    if missing:
+        raise UserError(f"{shown(path)} lacks the column {some(missing)}: wanted are the id and part of every labelled image, as in the folds.csv of a run")
+    ids, times = np.unique([row["id"] for row in rows], return_counts=True)
+    if (times > 1).any():
+        raise UserError(f"{shown(path)}: {(times > 1).sum()} ids stand there more than once: {some(ids[times > 1])}")
+    return {row["id"]: row for row in rows}
+
+
+def of_run(folder: Path, about: dict) -> dict[str, dict[str, str]]:
+    """The rows of a run's folds.csv by id: the part, and for some tasks the patient and what subgroups are made of. Raises
+    UserError when it is not the very file that the run was trained with."""
+    path = folder / "folds.csv"
+    if not path.is_file():
+        raise UserError(f"{shown(path)} is gone: run the command that began the run once more, which writes it again")
+    if digest(path.read_bytes()) != about.get("split"):
+        raise UserError(f"{shown(path)} is not the split that this run was trained with: put it back, or delete {shown(folder)} and train again")
+    return read(path)

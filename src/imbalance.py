@@ -1,11 +1,12 @@
 """Corrections of class imbalance, and the class prior that a network learns under them.
 
-Each correction has an exponent e and lets the network learn as if class c were frequent in proportion to n_c^(1 − e):
+A correction of single-label classes has an exponent e and lets the network learn as if class c were frequent in proportion to n_c^(1 − e):
 `sampler` draws an image of class c with weight n_c^−e, `loss_weights` weighs its loss so, `logit_adjustment` adds e·log π to
 the logits within the loss (Menon et al. 2021, equation 10). That prior travels with the logits, and a decision undoes it.
 
-Where an image has several labels, `oversampling` draws it more often for its rarest one; a weighted loss leaves each label's
-optimum where it is, so the prevalence that the network learns is that of the drawn images.
+Where an image has several labels, `oversampling` has a prevalence for its number: images with a label rarer than that are drawn
+more often. A weighted loss leaves each label's optimum where it is, so the prevalence that the network learns is that of the
+drawn images.
 """
 
 import numpy as np

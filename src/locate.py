@@ -86,6 +86,8 @@ def _matches(folder: Path, layout: Layout) -> list[list[Path]]:
 
 def _holds_images(entry: os.DirEntry) -> bool:
     """A picture, or one of PadChest's numbered folders; any file in a folder that is called after images."""
+    if entry.name.startswith("."):
+        return False
     return entry.name.isdigit() if entry.is_dir() else Path(entry.path).parent.name == "images" or entry.name.lower().endswith((".png", ".jpg", ".jpeg"))
 
 

@@ -12,6 +12,8 @@ import tempfile
 import urllib.error
 import urllib.request
 import warnings
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from pathlib import Path
 from threading import Lock
@@ -82,6 +84,9 @@ class Cropper:
         self.used = self.rejected = self.without = 0
         self.counting = Lock()
 
+    def ready(self) -> None:
+        """Called once before the first image."""
+
     def mask(self, image: np.ndarray, name: str) -> np.ndarray | None:
         """The lung mask of an image, bool of any shape, or None if there is none."""
         raise NotImplementedError
@@ -108,16 +113,18 @@ class Whole(Cropper):
 class Masks(Cropper):
     """crop=masks: masks that lie in a folder as `<stem of the image's name>.png`, of any size; every value above 0 is lung.
 
-    Raises UserError for a folder that is missing or without masks and, when called, for a mask that cannot be read.
+    Raises UserError for a folder that is missing or without a mask of any image in `names` and, when called, for a mask that cannot be read.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, names: Iterable[str]):
         super().__init__()
         if not folder.is_dir():
             raise UserError(f"masks = {shown(folder)}: there is no such folder; name the one that holds the lung masks, or set crop=none")
         self.files = {path.stem: path for path in sorted(folder.glob("*.png"))}
         if not self.files:
             raise UserError(f"masks = {shown(folder)}: there are no .png files; a lung mask is called <stem of its image>.png")
+        if not any(Path(name).stem in self.files for name in names):
+            raise UserError(f"masks = {shown(folder)}: none of its {len(self.files)} .png files is called after an image; a lung mask is called <stem of its image>.png")
         stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in self.files.values()]
         self.key = f"masks {RULE} {digest(json.dumps([str(folder.resolve()), stamps]).encode())}"
 
@@ -137,39 +144,46 @@ class Masks(Cropper):
 class Lungs(Cropper):
     """crop=lungs: masks by the PSPNet of torchxrayvision (Lian et al. 2021, doi:10.48550/arxiv.2104.10326), its targets Left Lung and Right Lung.
 
-    The weights are looked for in `folder`, then in torchxrayvision's own cache, then downloaded into the latter. Raises
-    UserError when there are none or they do not fit. One image at a time, whatever the number of threads.
+    `ready` looks for the weights in `folder`, then in torchxrayvision's own cache, else downloads them into the latter, and
+    raises UserError when there are none or they do not fit. One image at a time, whatever the number of threads.
     """
+
+    # Not the device, whose rounding moves single pixels: images packed on a GPU stay good without it.
+    key = f"lungs {RULE} {FILE}"
 
     def __init__(self, device: torch.device, folder: Path):
         super().__init__()
+        self.device, self.folder = device, folder
+
+    def ready(self) -> None:
         xrv = _torchxrayvision()
-        path = _weights(folder, Path(xrv.utils.get_cache_dir()), xrv.utils.download)
+        path = _weights(self.folder, Path(xrv.utils.get_cache_dir()), xrv.utils.download)
         try:
             with redirect_stdout(io.StringIO()):  # it prints that the loading failed, and raises too
                 network = xrv.baseline_models.chestx_det.PSPNet(cache_dir=str(path.parent))
-            content = path.read_bytes()
         except Exception as error:  # pickle, zip and operating system errors, and those of tensors that do not fit
-            what = f"in {shown(path.parent)} cannot be loaded ({_reason(error)}), so the file is damaged or another network's"
-            raise _unusable(what, folder) from error
+            raise _unusable(f"in {shown(path.parent)} cannot be loaded ({_reason(error)}), so the file is damaged or another network's", self.folder) from error
         xrv.utils.warning_log["norm_check"] = True  # it takes a dark first image for a badly normalised one
         warnings.filterwarnings("ignore", message="`nn.functional.upsample` is deprecated")  # by it, on every first call
-        # Not the device, whose rounding moves single pixels: images packed on a GPU stay good without it.
-        self.key = f"lungs {RULE} {digest(content)}"
-        self.device, self.network, self.busy = device, network.eval().to(device), Lock()
+        self.network = network.eval().to(self.device)
         self.targets = [network.targets.index(name) for name in ("Left Lung", "Right Lung")]
+        self.worker = ThreadPoolExecutor(1)  # each thread that called it would keep threads of its own for it
+        print(f"lung crop: by PSPNet on {self.device.type}" + ("; without a GPU that takes seconds an image, once (crop=none leaves images whole)" if self.device.type == "cpu" else ""), flush=True)
 
     def mask(self, image: np.ndarray, name: str) -> np.ndarray:
+        return self.worker.submit(self._mask, image).result()
+
+    @torch.inference_mode()
+    def _mask(self, image: np.ndarray) -> np.ndarray:
         shrinks = min(image.shape) >= SIDE
         square = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         pixels = torch.from_numpy(np.float32(square) / 255 * 2048 - 1024)[None, None]  # torchxrayvision's range, [-1024, 1024]
-        with self.busy, torch.inference_mode():
-            logits = self.network(pixels.to(self.device))[0, self.targets]
-            return (logits > 0).any(dim=0).cpu().numpy()  # sigmoid > 0.5
+        logits = self.network(pixels.to(self.device))[0, self.targets]
+        return (logits > 0).any(dim=0).cpu().numpy()  # sigmoid > 0.5
 
 
-def build(kind: str, masks: str, weights: Path, device: torch.device) -> Cropper:
-    """The cropper of a configuration: crop = none, lungs or masks; `masks` is the folder of the last, `weights` where files of weights lie."""
+def build(kind: str, masks: str, weights: Path, device: torch.device, names: Iterable[str] = ()) -> Cropper:
+    """The cropper of a configuration: crop = none, lungs or masks; `masks` is the folder of the last, `weights` where files of weights lie, `names` the images."""
     if kind == "none":
         return Whole()
     if kind == "lungs":
@@ -177,7 +191,7 @@ def build(kind: str, masks: str, weights: Path, device: torch.device) -> Cropper
     if kind == "masks":
         if not masks:
             raise UserError("crop = masks needs the folder of the lung masks: give it with masks=DIR")
-        return Masks(Path(masks))
+        return Masks(Path(masks), names)
     raise UserError(f"crop = {kind!r} is unknown: choose none, lungs or masks")
 
 

@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
         "", f"==== {report['run']}: best epoch {report['best_epoch']}, rule {report['rule']}",
         *(["SYNTHETIC DATA: these figures say nothing about real radiographs"] * report["synthetic"]),
         *task.lines(report, calibration),
-        "answered on the test images:", *decide.counts_table(val.classes, answered, val.counts / val.rows * len(wanted)),
+        "answers on the test images, summed:", *decide.counts_table(val.classes, answered, val.counts / val.rows * len(wanted)),
         f"files: val_logits.npz, test_logits.npz, calibration.json, report.json, per_class.csv, log.csv, best.pt in {shown(run.folder)}",
         "time: " + ", ".join(f"{stage} {clock(seconds)}" for stage, seconds in run.about["timings"].items()),
         *task.warning(report),

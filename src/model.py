@@ -119,6 +119,11 @@ def build(config: Config, classes: int, weights: str) -> Net:
     cfg = body.pretrained_cfg
     if cfg.get("fixed_input_size") and cfg["input_size"][1] != config.size:
         raise UserError(f"model = {config.model!r} takes images of {cfg['input_size'][1]} pixels only: set size={cfg['input_size'][1]}")
+    try:
+        with torch.inference_mode():
+            body.eval()(torch.zeros(1, 3, config.size, config.size))
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"model = {config.model!r} cannot take images of {config.size} pixels: choose another size") from error
     features = getattr(body, "head_hidden_size", body.num_features)
     head = dense(features, classes, config.dropout, config.head)
     return Net(body, head, cfg["mean"], cfg["std"], config.weights != "none").to(memory_format=torch.channels_last)

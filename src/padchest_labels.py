@@ -4,6 +4,8 @@ import ast
 import csv
 import difflib
 import gzip
+import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -19,7 +21,7 @@ from labels import Table, check_ids
 def _age(study: str, birth: str) -> str:
     """Whole years between `20140915` and `1938.0`, empty when one of them is not known."""
     years = study[:4], birth[:4]
-    return str(int(years[0]) - int(years[1])) if all(len(year) == 4 and year.isdigit() for year in years) else ""
+    return str(int(years[0]) - int(years[1])) if all(re.fullmatch(r"[0-9]{4}", year) for year in years) else ""
 
 
 # What is read of a PadChest label file beside ImageID, ImageDir, PatientID, Projection and Labels: the column of `known` → its cells' columns
@@ -42,8 +44,9 @@ def read(path: Path, images: Path, labels: Sequence[str], projections: Sequence[
     found = read_columns(path, needed, attributes)
     ids = np.array(found["ImageID"])
     check_ids(ids, path)
-    for number, patient in enumerate(found["PatientID"], start=1):
-        if patient.strip() in ("", "nan"):
+    patients = [patient.strip() for patient in found["PatientID"]]
+    for number, patient in enumerate(patients, start=1):
+        if patient.lower() in ("", "nan"):
             raise UserError(f"{shown(path)}, row {number}: {ids[number - 1]} has no PatientID, and the split is by patient: fill it in, or remove the row")
     kept = np.ones(len(ids), bool)
     for column, wanted in (("Projection", projections), *((("MethodLabel", ["Physician"]),) if physician_only else ())):
@@ -68,7 +71,7 @@ def read(path: Path, images: Path, labels: Sequence[str], projections: Sequence[
     if not len(rows):
         raise UserError(f"{shown(path)}: every row of {' or '.join(projections)} has an empty Labels cell")
     targets = np.array([[label in named[row] for label in labels] for row in rows], np.float32)
-    columns = {"patient": np.array(found["PatientID"])[rows]}
+    columns = {"patient": np.array(patients)[rows]}
     for name, (cells, meaning) in ATTRIBUTES.items():
         if all(cell in found for cell in cells):
             columns[name] = np.array([meaning(*(found[cell][row] for cell in cells)) for row in rows])
@@ -82,6 +85,9 @@ def read_columns(path: Path, needed: Sequence[str], wanted: Sequence[str]) -> di
         with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
             header = next(reader)
+            twice = [name for name in (*needed, *wanted) if header.count(name) > 1]
+            if twice:
+                raise UserError(f"{shown(path)} has columns that stand twice: {some(twice)}")
             missing = [name for name in needed if name not in header]
             if missing:
                 raise UserError(f"{shown(path)} lacks the columns {some(missing)}: PadChest's own label file is wanted")
@@ -94,7 +100,7 @@ def read_columns(path: Path, needed: Sequence[str], wanted: Sequence[str]) -> di
                     raise UserError(f"{shown(path)}, row {number}: {len(row)} cells where the header has {len(header)}")
                 for name, place in at.items():
                     found[name].append(row[place])
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{shown(path)} cannot be read ({getattr(error, 'strerror', None) or error})") from error
     except (ValueError, csv.Error, StopIteration) as error:
         raise UserError(f"{shown(path)} is not a readable CSV file ({str(error) or 'it is empty'})") from error
@@ -105,6 +111,8 @@ def read_columns(path: Path, needed: Sequence[str], wanted: Sequence[str]) -> di
 
 @lru_cache(maxsize=None)
 def _parsed(cell: str) -> frozenset[str] | None:
+    if re.search(r"""['"]\s+['"]""", cell):  # names without a comma between them, which Python would join
+        return None
     names = ast.literal_eval(cell)
     return frozenset(name.strip() for name in names if name.strip()) if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
 
@@ -115,7 +123,7 @@ def names_in(cell: str, number: int, path: Path) -> frozenset[str] | None:
         return None
     try:
         names = _parsed(cell)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         names = None
     if names is None:
         raise UserError(f"{shown(path)}, row {number}: Labels {cell[:80]!r} is no list of names such as ['cardiomegaly', 'scoliosis']: mend the cell")
@@ -124,6 +132,10 @@ def names_in(cell: str, number: int, path: Path) -> frozenset[str] | None:
 
 def _places(images: Path, ids: np.ndarray, folders: np.ndarray) -> np.ndarray:
     """Where every image lies: in its numbered folder when there is any of them, otherwise beside the others."""
-    if not any((images / folder).is_dir() for folder in np.unique(folders).tolist()):
+    names = {folder: folder.strip().removesuffix(".0") for folder in np.unique(folders).tolist()}  # 12.0 where a table program has been
+    strange = [folder for folder, name in names.items() if name and not re.fullmatch(r"[\w-]+", name)]
+    if strange:
+        raise UserError(f"ImageDir {some(map(repr, strange))} is no name of a numbered folder: mend the column")
+    if not any((images / name).is_dir() for name in names.values() if name):
         return ids
-    return np.array([f"{folder}/{name}" for folder, name in zip(folders.tolist(), ids.tolist(), strict=True)])
+    return np.array([f"{names[folder]}/{name}" if names[folder] else name for folder, name in zip(folders.tolist(), ids.tolist(), strict=True)])

@@ -25,8 +25,9 @@ def predict(run: Run, prepared: Prepared, task: Task) -> None:
     about = run.about
     if about.get("state") not in ("trained", "paused"):
         raise UserError(f"{shown(run.folder)} is not trained to its end: run the command that began it once more")
-    if about["classes"] != prepared.labelled.classes:
-        raise UserError(f"{shown(prepared.source.folder)} has other classes than {shown(run.folder)} was trained on")
+    if about.get("baseline"):
+        raise UserError(f"{shown(run.folder)} is a baseline ({about['baseline']}) and has no network to predict with")
+    prepare.same(run, prepared)
     config, classes = settings.of_run(about), np.array(about["classes"])
     machine = machinery.pick(config)
     net = machine.place(model.build(config, len(classes), weights="none"))

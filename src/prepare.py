@@ -1,5 +1,6 @@
 """The first stage: find, download or make the data set, read its tables, pack its images."""
 
+import json
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ import lungs
 import machine
 from config import Config
 from errors import UserError, some
-from files import home, shown
+from files import digest, home, shown
 from labels import Table, Tables, keep_some
 from locate import Layout, Source
+from runs import Run
 from task import Task
 
 
@@ -29,6 +31,12 @@ class Prepared:
     labelled: Table
     unlabelled: np.ndarray
     pack: data.Pack
+
+    @property
+    def learned(self) -> str:
+        """A fingerprint of what a run learns from: classes, ids, labels and packed pixels of the labelled table."""
+        content = json.dumps([self.labelled.classes, self.pack.fingerprint(self.labelled.ids)])
+        return digest(content.encode() + self.labelled.targets.tobytes())
 
 
 def find(given: str | None, slug: str, layout: Layout, want_demo: bool = False) -> tuple[Source, bool]:
@@ -67,7 +75,7 @@ def tables(source: Source, task: Task, config: Config) -> Tables:
 def images(source: Source, found: Tables, config: Config) -> Prepared:
     """Pack every image once. Raises UserError naming the images that cannot be read."""
     table = found.labelled
-    crop = lungs.build(config.crop, config.masks, home() / "weights", machine.device(config))
+    crop = lungs.build(config.crop, config.masks, home() / "weights", machine.device(config), [*table.ids.tolist(), *found.unlabelled.tolist()])
     ids = [*table.ids.tolist(), *found.unlabelled.tolist()]
     places = dict(zip(ids, [*table.places.tolist(), *found.unlabelled.tolist()], strict=True))
     pack, failed = data.pack(source.images, ids, config.size, places, crop)
@@ -86,6 +94,12 @@ def images(source: Source, found: Tables, config: Config) -> Prepared:
             f"{some((f'{name} ({reason})' for name, reason in sorted(failed.items())), 20)}; {advice}"
         )
     if failed:
-        print(f"WARNING: left out of training: {len(failed)} unreadable images: {some(sorted(failed), 20)}", file=sys.stderr)
+        print(f"WARNING: left out before the split: {len(failed)} unreadable images: {some(sorted(failed), 20)}", file=sys.stderr)
         table = table.take(~lost)
     return Prepared(source, table, found.unlabelled, pack)
+
+
+def same(run: Run, prepared: Prepared) -> None:
+    """Raises UserError unless these are the labelled images that the run was trained on."""
+    if run.about.get("digest") != prepared.learned:
+        raise UserError(f"{shown(run.folder)} was trained on other images or labels than those in {shown(prepared.source.folder)}: name its own data set, or train under another name=")

@@ -1,6 +1,6 @@
 """The baseline of a run: `probe.py RUN [--data DIR]`, a logistic regression a label on the frozen network's features.
 
-The same pretrained body, images and split; nothing of the body is trained and nothing is augmented. It writes RUN-probe, a
+The same pretrained body, images and split; nothing of the body is trained and nothing is augmented. It writes probe-RUN, a
 run folder like any other, which `evaluate` sets beside others.
 """
 
@@ -8,17 +8,18 @@ from pathlib import Path
 
 import numpy as np
 from torch import nn
+from tqdm import tqdm
 
 import config as settings
 import data
 import evaluate
 import findings_report
+import folds
 import infer
 import locate
 import machine as machinery
 import model
 import prepare
-import score
 import split
 import tune
 from errors import Parser, UserError, command
@@ -53,7 +54,7 @@ def fit(found: np.ndarray, targets: np.ndarray, parts: np.ndarray, counts: np.nd
     learn, check = parts == "training", parts == "validation"
     x = StandardScaler().fit(found[learn]).transform(found)
     best = None
-    for strength in STRENGTHS:
+    for strength in tqdm(STRENGTHS, "fitting", unit="C", disable=None):
         logits = np.zeros(targets.shape, np.float32)
         for c in range(targets.shape[1]):
             rows = learn & ~np.isnan(targets[:, c])
@@ -69,21 +70,24 @@ def fit(found: np.ndarray, targets: np.ndarray, parts: np.ndarray, counts: np.nd
 
 def probe(run: Run, prepared: Prepared, task: Task, config: settings.Config) -> Run:
     """Write the baseline's run folder: the same split, its own logits, calibration and report."""
+    prepare.same(run, prepared)
     table, about = prepared.labelled, run.about
+    beside = Run.named(f"probe-{run.folder.name}")
+    changed = settings.of_run({"config": {**config.model_dump(), "name": beside.folder.name}})
+    if beside.about and not beside.about.get("baseline"):
+        raise UserError(f"{shown(beside.folder)} is a run of its own, and the baseline would be written there: rename or delete it")
     parts = split.parts(run, table, task, config)
     counts = np.array(about["counts"])
     logits, strength = fit(features(config, prepared), table.targets, parts, counts, task)
-    beside = Run.named(f"{run.folder.name}-probe")
     beside.lock()
     for part, name in (("validation", "val_logits.npz"), ("test", "test_logits.npz")):
         rows = parts == part
         natural = counts / about["rows"]  # drawn as it is, so this is the prevalence that the logits assume
         write_logits(beside / name, Logits(table.ids[rows], logits[rows][None], table.targets[rows], np.array(table.classes), counts, about["rows"], natural))
     write_bytes(beside / "folds.csv", (run / "folds.csv").read_bytes())
-    changed = config.model_copy(update={"name": beside.folder.name})
-    beside.save(**{key: about[key] for key in ("synthetic", "data", "classes", "counts", "rows", "seed")}, config=changed.model_dump(), prior=natural.tolist(),
+    beside.save(**{key: about[key] for key in ("synthetic", "data", "classes", "counts", "rows", "seed", "split")}, config=changed.model_dump(), prior=natural.tolist(),
                 state="trained", best_epoch=None, baseline=f"logistic regression on frozen features, C = {strength:g}")
-    tune.tune(task, [read_logits(beside / "val_logits.npz")], beside / "calibration.json")
+    tune.tune(task, [read_logits(beside / "val_logits.npz")], beside / "calibration.json", None if config.temperature == "tune" else config.temperature)
     evaluate.evaluate(beside.folder)
     return beside
 
@@ -103,7 +107,7 @@ def main(argv: list[str]) -> None:
     source = locate.opened(folder, f"--data {folder}" if given.data else f"{shown(folder)} (the data of {shown(given.run)}; name its new place with --data)", task.layout)
     prepared = prepare.images(source, prepare.tables(source, task, config), config)
     beside = probe(Run(given.run), prepared, task, config)
-    found = findings_report.paired(*(read_logits(run / "test_logits.npz") for run in (given.run, beside.folder)), score.rows_of(given.run))
+    found = findings_report.paired(*(read_logits(run / "test_logits.npz") for run in (given.run, beside.folder)), folds.of_run(given.run, about))
     print("macro AUC-ROC on the test part, with 95 % intervals by resampling patients:")
     for name, what in (("ours", given.run.name), ("theirs", f"{beside.folder.name} ({beside.about['baseline']})"), ("difference", "difference")):
         print(f"  {found[name]['auc']:+.3f}  [{found[name]['interval'][0]:+.3f}, {found[name]['interval'][1]:+.3f}]  {what}")

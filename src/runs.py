@@ -37,6 +37,11 @@ class Run:
     def named(cls, name: str) -> "Run":
         return cls(home() / "runs" / name)
 
+    @property
+    def begun(self) -> bool:
+        """Whether it has an epoch to go on from, or an end: only then do its settings, images and split bind."""
+        return (self / "last.pt").is_file() or self.about.get("state") in ("trained", "paused")
+
     def save(self, **changes) -> None:
         self.about |= changes
         write_json(self.folder / "run.json", self.about)

@@ -1,10 +1,10 @@
 """Score offline: `score.py RUN` its validation fold, `score.py SUBMISSION.csv TRUTH.csv` a submission. Needs no torch."""
 
-import csv
 from pathlib import Path
 
 import config as settings
 import decision_report
+import folds
 from errors import Parser, UserError, command
 from files import Logits, read_json, read_logits, read_run, shown, write_json
 from labels import aligned, read_one_hot
@@ -17,22 +17,11 @@ def opened(folder: Path) -> tuple[settings.Config, Task, Logits, dict]:
     about = read_run(folder)
     for name in ("val_logits.npz", "calibration.json"):
         if not (folder / name).is_file():
-            raise UserError(f"{shown(folder)} has no {name} yet: run the command that began it once more")
+            raise UserError(f"{shown(folder)} has no {name} yet: run the main job on it, ./run.sh CONFIG name={folder.resolve().name} with the run's settings")
     config, val = settings.of_run(about), read_logits(folder / "val_logits.npz")
     if val.classes.tolist() != about["classes"]:
         raise UserError(f"{shown(folder / 'val_logits.npz')} has other classes than the run's run.json: run the command that began it once more")
     return config, TASKS[config.task](config), val, read_json(folder / "calibration.json")
-
-
-def rows_of(folder: Path) -> dict[str, dict[str, str]]:
-    """The rows of a run's folds.csv by id: the part, and for some tasks the patient and what subgroups are made of."""
-    try:
-        with open(folder / "folds.csv", newline="", encoding="utf-8") as file:
-            return {row["id"]: row for row in csv.DictReader(file)}
-    except OSError as error:
-        raise UserError(f"{shown(folder / 'folds.csv')} cannot be read ({error.strerror}): run the command that began the run once more") from error
-    except (KeyError, ValueError, csv.Error) as error:
-        raise UserError(f"{shown(folder / 'folds.csv')} is damaged ({type(error).__name__} {error}): delete {shown(folder)} and train again") from error
 
 
 def score_files(submission: Path, truth: Path, costs: Costs = Costs()) -> dict:
@@ -55,7 +44,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"a submission is scored against labels: score {given.what} TRUTH.csv")
     if given.truth is None:
         config, task, val, calibration = opened(given.what)
-        report = task.score(val, calibration, config.rule, rows_of(given.what))
+        report = task.score(val, calibration, config.rule, folds.of_run(given.what, read_run(given.what)))
     else:
         task, report = competition(), score_files(given.what, given.truth, Costs(*given.costs or ()))
     if given.json:

@@ -70,3 +70,35 @@ def weighted_means(values: np.ndarray, among: np.ndarray, weights: np.ndarray) -
     weights = np.asarray(weights, float)
     with np.errstate(invalid="ignore"):
         return (weights @ np.where(among, values, 0.0)) / (weights @ np.asarray(among, float))
+
+
+def held_thresholds(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """For "score ≥ τ is positive": the largest τ with at least `share` of the positives above, and the smallest score met with at
+    least `share` of the negatives below, under every draw's weights: float [draws] each, NaN in a draw without such rows.
+
+    truth bool [N] · scores [N] · weights [draws, N].
+    """
+    found = []
+    for rows, sign in ((np.flatnonzero(truth), -1), (np.flatnonzero(~truth), 1)):
+        order = rows[np.argsort(sign * scores[rows], kind="stable")]
+        reached = weights[:, order].cumsum(axis=1)
+        if not len(order):
+            found.append(np.full(len(weights), np.nan))
+            continue
+        enough = reached >= share * reached[:, -1:] - 1e-9
+        found.append(np.where(reached[:, -1] > 0, scores[order][enough.argmax(axis=1)], np.nan))
+    met = np.unique(scores)
+    above = np.append(met, np.nextafter(met[-1], np.inf))[np.searchsorted(met, found[1], side="right").clip(max=len(met))]
+    return found[0], np.where(np.isnan(found[1]), np.nan, above)
+
+
+def share_above(scores: np.ndarray, weights: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """The share of rows with score ≥ τ, each draw with its own weights and threshold: float [draws], NaN where undefined.
+
+    scores [N] · weights [draws, N] · thresholds [draws].
+    """
+    order = np.argsort(-scores, kind="stable")
+    reached = np.concatenate([np.zeros((len(weights), 1)), weights[:, order].cumsum(axis=1)], axis=1)
+    number = np.searchsorted(-scores[order], -thresholds, side="right").clip(max=len(scores))
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isnan(thresholds), np.nan, reached[np.arange(len(weights)), number] / reached[:, -1])

@@ -104,8 +104,8 @@ def padchest(config: settings.Padchest) -> Task:
         loss=config.loss,
         corrections=(frozenset(), frozenset({"oversampling"})),
         conflict="labels are balanced by the loss, and by oversampling images of rare ones",
-        weights=lambda targets, corrections: imbalance.repeat_factors(targets, corrections["oversampling"]) if corrections else None,
-        prior=lambda targets, corrections: imbalance.prevalence(targets, imbalance.repeat_factors(targets, corrections["oversampling"]) if corrections else None),
+        weights=_oversampled,
+        prior=lambda targets, corrections: imbalance.prevalence(targets, _oversampled(targets, corrections)),
         seen=re.compile(r"padchest|(?<![a-z])pc(?![a-z])|xrv|torchxrayvision|res224-all|cxr[-_]?lt", re.IGNORECASE),
         views=("original",),  # no flip: left and right are findings here
         monitor="auc",
@@ -144,6 +144,10 @@ def _of_the_sampler(targets: np.ndarray, corrections: dict[str, float]) -> np.nd
     if "sampler" not in corrections:
         return None
     return targets @ imbalance.class_weights(targets.sum(axis=0).astype(int), corrections["sampler"])
+
+
+def _oversampled(targets: np.ndarray, corrections: dict[str, float]) -> np.ndarray | None:
+    return imbalance.repeat_factors(targets, corrections["oversampling"]) if corrections else None
 
 
 def _monitor(costs: Costs, targets: np.ndarray, logits: np.ndarray, counts: np.ndarray) -> dict[str, float]:

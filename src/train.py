@@ -1,6 +1,5 @@
 """Train one configuration: `train.py CONFIG [--data DIR] [--demo] [key=value …]` leaves a run folder with val_logits.npz."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -31,7 +30,7 @@ def arguments(description: str, argv: list[str]):
     """The command line that `train` and the main job share."""
     parser = Parser(description=description, usage="CONFIG [--data DIR] [--demo] [key=value ...]")
     parser.add_argument("config", help="a name below configs/, or a .yaml file")
-    parser.add_argument("--data", metavar="DIR", help="folder with images/, train.csv and test.csv")
+    parser.add_argument("--data", metavar="DIR", help="folder of the data set (README: Where the data goes)")
     parser.add_argument("--demo", action="store_true", help="the built-in synthetic data with quick settings")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings that replace those of the configuration")
     return parser.parse_intermixed_args(argv)
@@ -63,7 +62,7 @@ def opened(argv: list[str], description: str) -> tuple[Config, Task, Source, Run
     run = Run.named(config.name)
     if "config" not in run.about and (run / "last.pt").is_file():
         raise UserError(f"{shown(run.folder)} has checkpoints and no settings in run.json: delete {shown(run.folder)}, or give this run another name=")
-    changed = settings.differences(run.about["config"], config.model_dump()) if "config" in run.about else []
+    changed = settings.differences(run.about["config"], config.model_dump()) if run.begun else []
     if changed:
         raise UserError(
             f"{shown(run.folder)} was made with other settings: {some(changed)}; give this run another name=, or delete {shown(run.folder)}"
@@ -80,15 +79,16 @@ def train(config: Config, task: Task, source: Source, run: Run) -> Prepared:
         net = model.build(config, len(found.labelled.classes), "none" if (run / "last.pt").is_file() else config.weights)
     with run.timed("prepare"):
         prepared = prepare.images(source, found, config)
-    table, learned = prepared.labelled, _learned(prepared)
-    if run.about.get("digest", learned) != learned:
-        raise UserError(f"{shown(run.folder)} was trained on other images or labels than these: give this run another name=, or delete {shown(run.folder)}")
+    table = prepared.labelled
+    if run.begun:
+        prepare.same(run, prepared)
+    parts = split.parts(run, table, task, config)
     if trained:
         run.lock()
+        split.keep(run, table, parts)
         print(f"{shown(run.folder)} is trained already; its best epoch is {run.about['best_epoch']}")
         return prepared
 
-    parts = split.parts(run, table, task, config)
     learn_rows, check_rows = table.take(parts == "training"), table.take(parts == "validation")
     targets = learn_rows.targets
     counts = np.nansum(targets, axis=0).astype(int)
@@ -98,12 +98,12 @@ def train(config: Config, task: Task, source: Source, run: Run) -> Prepared:
     if run.about.get("dtype", machine.precision) != machine.precision:
         print(f"WARNING: this run began in {run.about['dtype']} and goes on in {machine.precision}, on another device: its bytes will not repeat", file=sys.stderr)
     run.save(
-        synthetic=source.synthetic, config=config.model_dump(), data=str(source.folder), digest=learned, split=split.fingerprint(parts), dtype=machine.precision,
+        synthetic=source.synthetic, config=config.model_dump(), data=str(source.folder), digest=prepared.learned, split=digest(split.content(table, parts)), dtype=machine.precision,
         classes=table.classes, counts=counts.tolist(), rows=len(targets), prior=prior.tolist(), seed=config.seed, parameters=net.parameters_said(config),
         normalisation={"mean": net.mean.flatten().tolist(), "std": net.std.flatten().tolist()},
         versions=runs.versions(), commit=runs.commit(), machine=str(machine), state="training",
     )
-    split.write(run, table, parts)
+    split.keep(run, table, parts)
     numbers = ", ".join(f"{(parts == part).sum()} for {part}" for part in task.parts)
     print(f"{run.folder.name}: {config.model} on {numbers}, {len(table.classes)} classes; {machine}", flush=True)
     total, trainable = (run.about["parameters"][what] / 1e6 for what in ("total", "trainable"))
@@ -118,21 +118,16 @@ def train(config: Config, task: Task, source: Source, run: Run) -> Prepared:
     validation = data.loader(check, data.Order(len(check)), config.batch * 2, machine.workers, pin)
     loss = losses.build(task.loss, config, counts, len(targets), machine.device)
     with run.timed("train"):
-        images_after = len(check) + len(split.to_predict(run, table, prepared.unlabelled, task).ids)
+        images_after = len(check) + (parts == "test").sum() + len(prepared.unlabelled)
         ended = fit.fit(net, batches, validation, loss, counts, task, config, machine, run, images_after)
         best = run.load_checkpoint("best.pt", machine.device, ["model", "epoch"])
         net.load_state_dict(best["model"])
         logits = infer.logits(net, validation, config.views, machine, "validation")
+        for name in ("calibration.json", "test_logits.npz", "report.json", "per_class.csv"):  # of an earlier best epoch
+            (run / name).unlink(missing_ok=True)
         write_logits(run / "val_logits.npz", Logits(check_rows.ids, logits, check_rows.targets, np.array(table.classes), counts, len(targets), prior))
     run.save(state="trained" if ended else "paused", best_epoch=best["epoch"])
     return prepared
-
-
-def _learned(prepared: Prepared) -> str:
-    """A fingerprint of what a run learns from: classes, ids, labels and packed pixels of the labelled table."""
-    table = prepared.labelled
-    pixels = prepared.pack.fingerprint(table.ids)
-    return digest(json.dumps([table.classes, pixels]).encode() + table.targets.tobytes())
 
 
 def _say_what_is_rare(classes: list[str], counts: np.ndarray, val_targets: np.ndarray) -> None:
@@ -141,7 +136,7 @@ def _say_what_is_rare(classes: list[str], counts: np.ndarray, val_targets: np.nd
     for which, what in (
         (counts == 0, "without training images (their columns stay, and nothing is learned of them)"),
         (counts == 1, "with one training image"),
-        ((counts > 0) & (held == 0), "without validation images (left out of the validation score's mean)"),
+        ((counts > 0) & (held == 0), "without validation images (left out of the means there)"),
     ):
         if which.any():
             print(f"note: classes {what}: {some(names[which], 20)}")

@@ -67,9 +67,9 @@ def test_tune_and_decide_verbs(tmp_path, call):
 
 
 def test_a_submission_that_fails_its_check_is_not_left_behind(tmp_path):
-    with pytest.raises(UserError, match="3 rows where test.csv has 2"):
+    with pytest.raises(UserError, match="3 rows where there are 2 test images"):
         files.write_submission(tmp_path / "s.csv", ["a", "b", "c"], ["A", "B"], np.eye(2, dtype=int)[[0, 1, 0]], ["a", "b"])
-    with pytest.raises(UserError, match="id b where test.csv has a"):
+    with pytest.raises(UserError, match="id b where a is wanted"):
         files.write_submission(tmp_path / "s.csv", ["b", "a"], ["A", "B"], np.eye(2, dtype=int)[[0, 1]], ["a", "b"])
     assert not list(tmp_path.glob("*.csv")) and not list(tmp_path.glob(".*part"))
 

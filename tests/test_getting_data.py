@@ -117,7 +117,7 @@ def test_the_real_competition_files(tmp_path):
     real = SHARED / "data/competition_real"
     test_ids, head = labels.read_ids(real / "test.csv"), labels.read_one_hot(real / "train_head20.csv")
     assert len(test_ids) == 17015 and len(head.classes) == 20 and head.classes[-1] == "No Finding"
-    with pytest.raises(UserError, match="10 rows where test.csv has 17015"):
+    with pytest.raises(UserError, match="10 rows where there are 17015 test images"):
         files.validate_submission(real / "sample_submission.csv", test_ids, head.classes)
 
 

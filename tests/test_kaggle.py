@@ -202,7 +202,7 @@ def test_submissions_that_fail(service, home, call):
     service.faults = {}
     assert not service.submissions
     (home / "submissions/short.csv").write_text("\n".join(good.read_text().splitlines()[:5]) + "\n")
-    refused(call("kernel", "submit", home / "submissions/short.csv", "-m", "x"), f"4 rows where test.csv has {len(ids)}")
+    refused(call("kernel", "submit", home / "submissions/short.csv", "-m", "x"), f"4 rows where there are {len(ids)} test images")
     refused(call("kernel", "submit", home / "submissions/absent.csv", "-m", "x"), "there is no such file")
     (home / "runs/mine").mkdir(parents=True)
     report = {"synthetic": True, "rule": "argmax", "validation": {"rules": {"argmax": {"score": -5.0, "over_always": -0.3}}, "always": {"class": "No Finding", "score": -4.7}}}

@@ -126,6 +126,14 @@ def test_networks_from_scratch_have_the_thesis_size(blocks, parameters):
     assert net.share(thesis("unfrozen=0")) == 1 and net.groups(thesis("lr=3e-3"))[0]["lr"] == 3e-3  # a random body is trained whole, at the head's rate
 
 
+@pytest.mark.parametrize("name, millions", [("mobilenetv2_100.ra_in1k", 2.88), ("resnetv2_50.a1h_in1k", 24.55), ("efficientnet_b0.ra_in1k", 4.67)])
+def test_transfer_networks_have_the_size_of_their_heads(name, millions):
+    """With the head 512/0.20 and ten labels; the thesis prints 3.40, 25.60 and 5.30 M, near the networks with 1000 classes."""
+    given = thesis(f"model={name}", "head=512/0.20")
+    said = model.build(given, 10, "none").parameters_said(given)
+    assert said["total"] / 1e6 == pytest.approx(millions, abs=0.006) and said["trainable"] == said["total"]  # random: trained whole
+
+
 def test_the_head_is_what_is_spelled():
     layers = model.dense(1280, 10, 0.0, "256/0.30->128/.25")
     assert [type(layer).__name__ for layer in layers] == ["Dropout", "Linear", "ReLU", "Dropout", "Linear", "ReLU", "Dropout", "Linear"]

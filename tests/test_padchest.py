@@ -132,9 +132,9 @@ def test_a_baseline_beside_the_run(three, call, monkeypatch):
     monkeypatch.setenv("CXR_HOME", str(three))
     said = call("probe", three / "runs/r0")
     assert said.code == 0, said.err
-    ours, beside = (files.read_logits(three / "runs" / name / "test_logits.npz") for name in ("r0", "r0-probe"))
+    ours, beside = (files.read_logits(three / "runs" / name / "test_logits.npz") for name in ("r0", "probe-r0"))
     assert (ours.ids == beside.ids).all() and (ours.targets == beside.targets).all() and "C = " in said.out
-    report = json.loads((three / "runs/r0-probe/report.json").read_text())
+    report = json.loads((three / "runs/probe-r0/report.json").read_text())
     assert f"{report['test']['macro']['auc']:+.3f}" in said.out
 
 
@@ -221,12 +221,17 @@ FAULTS = {
     "a truncated image": (lambda d: cut(next((d / "images").rglob("*.png")), d), [], "images in {images} cannot be read"),
     "no positives to test on": (lambda d: edit(label_csv(d), lambda rows: [row.update(Labels="['normal', 'scoliosis']" if n == 0 else "['normal']") for n, row in enumerate(rows)]), ["labels=scoliosis"],
                                 "has no label with both positives and negatives, so nothing can be learned or measured there"),
+    "masks of other images": (lambda d: (d / "odd").mkdir() or Image.new("L", (9, 9), 255).save(d / "odd/x.png"), ["crop=masks", "masks=set/odd"], "none of its 1 .png files is called after an image"),
+    "a seed beyond 32 bits": (None, ["seed=4294967296"], "seed = '4294967296' will not do"),
+    "a size that a network cannot take": (None, ["model=inception_v3"], "model = 'inception_v3' cannot take images of 32 pixels"),
+    "a date for a label": (None, ["labels=[2020-13-45]"], "is not understood: a list is written [one, two]"),
     "a mirror": (None, ["flip=0.5"], "left and right are findings in a padchest run, so images are never mirrored"),
     "a mirrored view": (None, ["views=[original,flip]"], "a padchest run may use original, once each"),
     "the competition's loss": (None, ["loss=cross_entropy"], "loss = 'cross_entropy' will not do"),
     "the competition's sampler": (None, ["imbalance=sampler:0.5"], "imbalance = 'sampler:0.5' will not do"),
     "the competition's costs": (None, ["costs=[1,1,5]"], "unknown key costs"),
     "a head that is none": (None, ["head=256"], "head = '256' will not do"),
+    "a head without a rate": (None, ["head=256/"], "head = '256/' will not do"),
     "a dropout of 30": (None, ["head=256/30"], "head = '256/30' will not do"),
     "all for testing": (None, ["val_fraction=0.5", "test_fraction=0.5"], "test_fraction = '0.5' will not do: with val_fraction = 0.5 it leaves nothing to train on"),
     "weights for a network from scratch": (None, ["model=cnn3", "weights=w.pth"], "cnn3 is trained from scratch and takes no weights"),
@@ -261,7 +266,7 @@ def test_truncated_files_are_left_out_by_an_explicit_setting_only(broken, home, 
     for path in lost:
         cut(path, None)
     said = call("train", "padchest", "--data", broken, *SMALL, "projections=PA,L,AP_horizontal", "drop_unreadable=true", "epochs=1", "frozen_epochs=0", "name=left")
-    assert said.code == 0 and "WARNING: left out of training: 3 unreadable images" in said.err
+    assert said.code == 0 and "WARNING: left out before the split: 3 unreadable images" in said.err
     assert not {path.name for path in lost} & {row["id"] for row in rows_of(home / "runs/left/folds.csv")}
 
 
@@ -279,13 +284,75 @@ def test_a_split_of_ones_own(chests, three, home, call, tmp_path):
          f"odd.csv has 1 patients in more than one part: {several['patient']}"),
         (lambda copy: copy.pop(), "it must give a part for the id of every image"),
         (lambda copy: copy[0].update(part="train"), "part 'train' is none of training, validation, test"),
-        (lambda copy: [row.update(part="training") for row in copy if row["part"] == "test"], "leave none for test"),
+        (lambda copy: [row.update(part="training") for row in copy if row["part"] == "test"], "odd.csv has no image for test"),
+        (lambda copy: copy.append({**copy[0], "part": "test"}), "odd.csv: 1 ids stand there more than once"),
     ):
         shutil.copy(given, odd)
         edit(odd, change)
         refused = call("train", "padchest", "--data", chests, *SMALL, f"split={odd}", "name=odd")
         assert refused.code == 2 and sentence in refused.err, refused.err
     assert not (home / "runs/odd/folds.csv").exists()
+
+
+@pytest.fixture
+def mine(three, home) -> Path:
+    """A copy of a trained run that a test may break."""
+    for folder in ("runs/r0", "runs/r1"):
+        shutil.copytree(three / folder, home / folder)
+    return home / "runs/r0"
+
+
+def test_a_run_insists_on_its_own_split(mine, chests, call):
+    """Training patients moved to the test part, columns taken away, a file that is gone: no verb judges by another split."""
+    whole = (mine / "folds.csv").read_bytes()
+    for change in (lambda rows: [row.update(part="test") for row in rows if row["part"] == "training"][:9], lambda rows: [row.pop("patient") for row in rows]):
+        edit(mine / "folds.csv", change)
+        for command in (["evaluate", mine], ["score", mine], ["predict", mine], ["probe", mine], ["main", "padchest", "--data", chests, *SMALL, "seed=0", "name=r0"]):
+            said = call(*command)
+            assert said.code == 2 and "is not the split that this run was trained with" in said.err, (command[0], said.err)
+        (mine / "folds.csv").write_bytes(whole)
+    (mine / "folds.csv").unlink()
+    assert "is gone: run the command that began the run once more" in call("evaluate", mine).err
+    assert call("main", "padchest", "--data", chests, *SMALL, "seed=0", "name=r0").code == 0 and (mine / "folds.csv").read_bytes() == whole
+
+
+def test_a_run_insists_on_its_own_images_and_labels(mine, broken, call):
+    edit(label_csv(broken), lambda rows: [row.update(Labels="['scoliosis']") for row in rows[:40]])
+    for verb in ("predict", "probe"):
+        said = call(verb, mine, "--data", broken)
+        assert said.code == 2 and "was trained on other images or labels than those in set" in said.err
+
+
+def test_figures_of_an_earlier_epoch_are_not_shown(mine, call):
+    about = json.loads((mine / "run.json").read_text())
+    (mine / "run.json").write_text(json.dumps({**about, "predicted": [about["best_epoch"] + 1, "x"]}))
+    assert "and the best is now" in call("evaluate", mine).err
+    (mine / "calibration.json").unlink()
+    assert "has no calibration.json yet: run the main job on it, ./run.sh CONFIG name=r0 with the run's settings" in call("score", mine).err
+
+
+def test_only_replicates_are_averaged(mine, home, call):
+    """Another setting, another split, a baseline among networks, one run twice."""
+    other, text = home / "runs/r1", (home / "runs/r1/run.json").read_text()
+    for change, sentence in (({"config": {**json.loads(text)["config"], "lr": 0.5}}, "they differ in lr (0.001 → 0.5)"), ({"baseline": "a probe"}, "they differ in baseline")):
+        (other / "run.json").write_text(json.dumps({**json.loads(text), **change}))
+        said = call("evaluate", mine, other)
+        assert said.code == 2 and sentence in said.err, said.err
+    assert "a run is named twice" in call("evaluate", mine, mine / ".").err
+
+
+def test_a_baseline_overwrites_no_run(mine, home, call):
+    shutil.copytree(mine, home / "runs/probe-r0")
+    assert "is a run of its own, and the baseline would be written there" in call("probe", mine).err
+    shutil.rmtree(home / "runs/probe-r0")
+    assert call("probe", mine).code == 0
+    assert "is a baseline (logistic regression" in call("predict", home / "runs/probe-r0").err
+
+
+def test_a_run_without_an_epoch_binds_to_nothing(chests, home, call):
+    said = call("train", "padchest", "--data", chests, *SMALL, "lr=1e30", "body_lr=1e30", "clip_norm=1e9", "name=nan")
+    assert said.code == 2 and "the loss is no longer a number in epoch 1: lower lr" in said.err
+    assert call("train", "padchest", "--data", chests, *SMALL, "split_seed=4", "epochs=1", "frozen_epochs=0", "name=nan").code == 0
 
 
 def test_runs_of_different_tasks_are_not_compared(three, made, home, call):

@@ -61,6 +61,15 @@ def test_projections_and_physicians(tmp_path):
     assert read(path, ["cardiomegaly"], ["L"]).targets.tolist() == [[1]]
 
 
+def test_what_a_table_program_has_done_to_the_columns(tmp_path):
+    """Patients with a blank behind them are the same patient, folder 1.0 is folder 1, an empty one is none."""
+    rows = changed(1, 3, "p1 ")
+    rows[0][1], rows[1][1], rows[3][1] = "1.0", "", "1"
+    (tmp_path / "1").mkdir()
+    table = read(label_file(tmp_path, rows))
+    assert table.known["patient"].tolist() == ["p1", "p1", "0012", "p3"] and table.files.tolist() == ["1/a.png", "b.png", "1/d.png", "2/f.png"]
+
+
 def changed(row: int, column: int, value: str):
     rows = [list(cells) for cells in ROWS]
     rows[row][column] = value
@@ -70,6 +79,10 @@ def changed(row: int, column: int, value: str):
 @pytest.mark.parametrize("rows, settings, sentence", [
     (changed(1, 8, "['scoliosis'"), {}, "row 2: Labels \"['scoliosis'\" is no list of names"),
     (changed(1, 8, "{'scoliosis': 1}"), {}, "row 2: Labels \"{'scoliosis': 1}\" is no list of names"),
+    (changed(1, 8, "['normal' 'scoliosis']"), {}, "row 2: Labels \"['normal' 'scoliosis']\" is no list of names"),
+    (changed(1, 8, "{[1]: 2}"), {}, "row 2: Labels '{[1]: 2}' is no list of names"),
+    (changed(1, 1, "../x"), {}, "ImageDir '../x' is no name of a numbered folder"),
+    (changed(2, 3, "NaN"), {}, "row 3: c.png has no PatientID"),
     (changed(1, 8, "[1, 2]"), {}, "row 2: Labels '[1, 2]' is no list of names"),
     (ROWS, {"labels": ["scolyosis"]}, "has no label 'scolyosis' (nearest: "),
     (ROWS, {"labels": ["CARDIOMEGALY"]}, "has no label 'CARDIOMEGALY' (nearest: cardiomegaly)"),
@@ -91,7 +104,15 @@ def test_a_file_that_is_no_label_file(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=sentence):
             read(tmp_path / name)
+    (tmp_path / "e.csv").write_text(",".join([*COLUMNS, "Labels"]) + "\n" + ",".join("x" * 12) + "\n")
+    with pytest.raises(UserError, match="columns that stand twice: Labels"):
+        read(tmp_path / "e.csv")
     whole = label_file(tmp_path, name="PADCHEST.csv.gz")
+    flipped = bytearray(whole.read_bytes())
+    flipped[len(flipped) // 2] ^= 255
+    (tmp_path / "f.csv.gz").write_bytes(flipped)
+    with pytest.raises(UserError, match="f.csv.gz"):
+        read(tmp_path / "f.csv.gz")
     whole.write_bytes(whole.read_bytes()[:-20])
     with pytest.raises(UserError, match="cannot be read"):
         read(whole)
