@@ -113,17 +113,17 @@ class Whole(Cropper):
 class Masks(Cropper):
     """crop=masks: masks that lie in a folder as `<stem of the image's name>.png`, of any size; every value above 0 is lung.
 
-    Raises UserError for a folder that is missing or without a mask of any image in `names` and, when called, for a mask that cannot be read.
+    Raises UserError for a folder that is missing or without masks (of any image in `names`, when they are given) and, when called, for a mask that cannot be read.
     """
 
-    def __init__(self, folder: Path, names: Iterable[str]):
+    def __init__(self, folder: Path, names: Iterable[str] | None = None):
         super().__init__()
         if not folder.is_dir():
             raise UserError(f"masks = {shown(folder)}: there is no such folder; name the one that holds the lung masks, or set crop=none")
         self.files = {path.stem: path for path in sorted(folder.glob("*.png"))}
         if not self.files:
             raise UserError(f"masks = {shown(folder)}: there are no .png files; a lung mask is called <stem of its image>.png")
-        if not any(Path(name).stem in self.files for name in names):
+        if names is not None and not any(Path(name).stem in self.files for name in names):
             raise UserError(f"masks = {shown(folder)}: none of its {len(self.files)} .png files is called after an image; a lung mask is called <stem of its image>.png")
         stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in self.files.values()]
         self.key = f"masks {RULE} {digest(json.dumps([str(folder.resolve()), stamps]).encode())}"
@@ -182,8 +182,8 @@ class Lungs(Cropper):
         return (logits > 0).any(dim=0).cpu().numpy()  # sigmoid > 0.5
 
 
-def build(kind: str, masks: str, weights: Path, device: torch.device, names: Iterable[str] = ()) -> Cropper:
-    """The cropper of a configuration: crop = none, lungs or masks; `masks` is the folder of the last, `weights` where files of weights lie, `names` the images."""
+def build(kind: str, masks: str, weights: Path, device: torch.device, names: Iterable[str] | None = None) -> Cropper:
+    """The cropper of a configuration: crop = none, lungs or masks; `masks` is the folder of the last, `weights` where files of weights lie, `names` the images, if one of them must have a mask."""
     if kind == "none":
         return Whole()
     if kind == "lungs":
