@@ -14,6 +14,10 @@ usage() {
 ./run.sh train CONFIG [--data DIR] [--demo] [key=value ...]      train only; leaves runs/<name>/val_logits.npz
 ./run.sh predict RUN [--data DIR]                                logits of the test images: RUN/test_logits.npz
 ./run.sh evaluate RUN ...                                        the whole validation report of a run; several runs are compared
+./run.sh compare A B ... [--metric M] [--paired] [--table9 CSV]   runs, 'groups-*' or published 0.741±0.007,3: Welch's test, paired bootstrap
+./run.sh experiment FILE [--data DIR] [--demo] [--toy] [--part I/N] [key=value ...] [--collect DIR ...]   rows × seeds to a table; resumes
+./run.sh report RUN [--labels NAME,NAME]                         pictures to print and a page with everything: RUN/figures/, RUN/report.html
+./run.sh explain RUN [--labels A,B] [--number N] [--masks DIR]   Grad-CAM over chosen images: RUN/figures/explain.png
 ./run.sh probe RUN [--data DIR]                                  the study's baseline: logistic regression on frozen features
 ./run.sh tune VAL.npz ... --out calibration.json                 fit the decision rules, print them beside the constant answer
 ./run.sh decide TEST.npz ... --calibration FILE --rule RULE --out CSV [--test test.csv] [--counts FILE | --estimate-counts]
@@ -47,7 +51,7 @@ verb=${1:-}
 [ $# -gt 0 ] && shift
 case $verb in
   "" | -h | --help | help) usage ;;
-  train | predict | tune | decide | score | evaluate | probe | worlds | doctor) install; exec "$python" "$root/src/$verb.py" "$@" ;;
+  train | predict | tune | decide | score | evaluate | compare | experiment | report | explain | probe | worlds | doctor) install; exec "$python" "$root/src/$verb.py" "$@" ;;
   download | weights | push | status | fetch | submit | submissions) install; exec "$python" "$root/src/kernel.py" "$verb" "$@" ;;
   make-demo) install; exec "$python" "$root/src/make_demo.py" "$@" ;;
   test) install; cd "$root"; exec "$python" -m pytest -q tests "$@" ;;

@@ -6,6 +6,8 @@ import numpy as np
 
 import decision
 import metrics
+import stats
+from errors import UserError
 from files import Logits
 from metrics import Costs, tally_one_hot
 
@@ -123,6 +125,36 @@ def headline(report: dict) -> dict[str, float]:
     """The chosen rule's figures: on the test images where their labels are known, otherwise on the validation images, cross-fitted."""
     found = report.get("test", report["validation"])["rules"][report["rule"]]
     return {name: found[name] for name in ("score", "accuracy", "balanced_accuracy", "macro_f1")}
+
+
+def paired(ours: Sequence[tuple], theirs: Sequence[tuple], rows: Mapping[str, Mapping[str, str]]) -> dict:
+    """The score of several runs' own rules and of as many others' on the same images, the means over the runs and their
+    difference: {"ours", "theirs", "difference": each {"score", "interval"}, "part", "images", "resampled" (what), "pairs": the
+    difference of each run to the other of the same number}.
+
+    A run is what `report` takes first: validation logits, labelled test logits or None, calibration, rule. On the test images
+    where all have their labels, otherwise on the validation images, cross-fitted. The 95 % intervals are of a bootstrap that
+    keeps the number of images of every class, of what each image adds to the score. Raises UserError for other images,
+    classes, labels or costs.
+    """
+    tested = all(test is not None for _, test, _, _ in (*ours, *theirs))
+    first, costs = ours[0][1 if tested else 0], ours[0][2]["costs"]
+    truth, n = first.targets.argmax(axis=1), first.targets.sum(axis=0).astype(int)
+    earned = []
+    for val, test, calibration, rule in (*ours, *theirs):
+        content = test if tested else val
+        if not all(np.array_equal(getattr(content, what), getattr(first, what)) for what in ("ids", "classes", "targets")):
+            raise UserError("the two runs were tested on different images or labels, so they cannot be compared image by image: give both the same split")
+        if calibration["costs"] != costs:
+            raise UserError("the two runs are scored by different costs, so their scores cannot be compared: give both the same costs")
+        answers = decision.decide([test], calibration, rule) if tested else decision.held_out([val], calibration, [rule])[0][rule]
+        earned.append(metrics.earned(truth, answers, n, Costs(**costs)))
+    mine, others = earned[: len(ours)], earned[len(ours) :]
+    means = {"ours": np.mean(mine, axis=0), "theirs": np.mean(others, axis=0)}
+    means["difference"] = means["ours"] - means["theirs"]
+    return {"part": "test" if tested else "validation", "images": len(truth), "resampled": "images, as many of every class",
+            **{name: {"score": float(values.sum()), "interval": stats.interval(stats.bootstrap(values, truth))} for name, values in means.items()},
+            "pairs": [float((our - other).sum()) for our, other in zip(mine, others, strict=True)]}
 
 
 def compare(reports: Sequence[dict]) -> list[str]:

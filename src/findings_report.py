@@ -59,13 +59,10 @@ def _part(name: str, content: Logits, val: Logits, calibration: dict, rule: str,
     counted = countable(targets)
     if not counted.any():
         raise UserError(f"the {name} part has no positive image beside a negative one of any label, so there is nothing to measure: split with another seed, or choose other labels")
-    lacking = [one for one in [*content.ids, *val.ids] if one not in rows]
-    if lacking:
-        raise UserError(f"{len(lacking)} images of the logits are not in the run's folds.csv: {some(lacking)}; predict again with this run")
-    about = [rows[one] for one in content.ids]
+    about = _about(content, rows)
     patients = _patients(content.ids, about)
     weights = stats.cluster_weights(patients).astype(float)
-    val_weights = weights if val is content else stats.cluster_weights(_patients(val.ids, [rows[one] for one in val.ids]), seed=1).astype(float)
+    val_weights = weights if val is content else stats.cluster_weights(_patients(val.ids, _about(val, rows)), seed=1).astype(float)
     drawn = _drawn_thresholds(val.targets, p[rule] if val is content else probabilities([val], calibration, rule), val_weights)
 
     prevalence = content.counts / content.rows
@@ -99,20 +96,51 @@ def _part(name: str, content: Logits, val: Logits, calibration: dict, rule: str,
 
 def paired(ours: Logits, theirs: Logits, rows: Mapping[str, Mapping[str, str]]) -> dict:
     """Macro AUC of two networks on the same images, and their difference with its interval from the same draws of patients:
-    {"ours", "theirs", "difference": each {"auc", "interval"}}. Raises UserError for other images or labels."""
-    if not np.array_equal(ours.ids, theirs.ids) or ours.classes.tolist() != theirs.classes.tolist():
-        raise UserError("the two runs were tested on different images or labels, so they cannot be compared image by image: give both the same split")
-    labels = np.flatnonzero(countable(ours.targets))
+    {"ours", "theirs", "difference": each {"auc", "interval"}}. Raises UserError for other images, labels or targets."""
+    found = _paired([ours], [theirs], rows)
+    return {name: found[name] for name in ("ours", "theirs", "difference")}
+
+
+def paired_runs(ours: Sequence[tuple], theirs: Sequence[tuple], rows: Mapping[str, Mapping[str, str]]) -> dict:
+    """The same for the means over several runs and as many others, all on the same images: of the test part where all have it.
+
+    A run is what `report` takes first: validation logits, test logits or None, calibration, rule. (A rule changes no label's
+    ranking on a single view, so none is applied.) Beside the three of `paired`: part, images, resampled (what), and pairs, the
+    difference of each run to the other of the same number.
+    """
+    tested = all(test is not None for _, test, *_ in (*ours, *theirs))
+    contents = [[test if tested else val for val, test, *_ in runs] for runs in (ours, theirs)]
+    return {"part": "test" if tested else "validation", "images": len(contents[0][0].ids), "resampled": "patients", **_paired(*contents, rows)}
+
+
+def _paired(ours: Sequence[Logits], theirs: Sequence[Logits], rows: Mapping[str, Mapping[str, str]]) -> dict:
+    first = ours[0]
+    for content in (*ours, *theirs):
+        if not np.array_equal(content.ids, first.ids) or content.classes.tolist() != first.classes.tolist():
+            raise UserError("the two runs were tested on different images or labels, so they cannot be compared image by image: give both the same split")
+        if not np.array_equal(content.targets, first.targets, equal_nan=True):
+            raise UserError("the two runs were tested on the same images with different labels of them, so they cannot be compared: train both from one label file")
+    labels = np.flatnonzero(countable(first.targets))
     if not len(labels):
         raise UserError("the two runs' test images have no label with both positives and negatives, so there is nothing to compare")
-    weights = stats.cluster_weights(_patients(ours.ids, [rows[one] for one in ours.ids])).astype(float)
-    found = {}
-    for name, content in (("ours", ours), ("theirs", theirs)):
+    weights = stats.cluster_weights(_patients(first.ids, _about(first, rows))).astype(float)
+    areas = []  # of the networks: macro AUC as it is [1] and in every draw [draws]
+    for content in (*ours, *theirs):
         p = sigmoid(content.logits.astype(float)).mean(axis=0)
-        ranked = [[stats.ranking(ours.targets[:, c] == 1, p[:, c], ~np.isnan(ours.targets[:, c]), each)[0] for c in labels] for each in (np.ones((1, len(p))), weights)]
-        found[name] = [_mean(np.array(each).T) for each in ranked]
-    found["difference"] = [mine - other for mine, other in zip(found["ours"], found["theirs"], strict=True)]
-    return {name: {"auc": float(point[0]), "interval": _interval(draws)} for name, (point, draws) in found.items()}
+        ranked = [[stats.ranking(first.targets[:, c] == 1, p[:, c], ~np.isnan(first.targets[:, c]), each)[0] for c in labels] for each in (np.ones((1, len(p))), weights)]
+        areas.append([_mean(np.array(each).T) for each in ranked])
+    mine, others = areas[: len(ours)], areas[len(ours) :]
+    means = [[np.mean(each, axis=0) for each in zip(*group, strict=True)] for group in (mine, others)]
+    found = {"ours": means[0], "theirs": means[1], "difference": [our - other for our, other in zip(*means, strict=True)]}
+    return {**{name: {"auc": float(point[0]), "interval": _interval(draws)} for name, (point, draws) in found.items()},
+            "pairs": [float(our[0][0] - other[0][0]) for our, other in zip(mine, others, strict=True)]}
+
+
+def _about(content: Logits, rows: Mapping[str, Mapping[str, str]]) -> list[Mapping[str, str]]:
+    lacking = [one for one in content.ids if one not in rows]
+    if lacking:
+        raise UserError(f"{len(lacking)} images of the logits are not in the run's folds.csv: {some(lacking)}; predict again with this run")
+    return [rows[one] for one in content.ids]
 
 
 def _patients(ids: np.ndarray, about: Sequence[Mapping[str, str]]) -> np.ndarray:

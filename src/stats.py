@@ -1,4 +1,7 @@
-"""How sure a figure is: bootstrap intervals."""
+"""How sure a figure is: bootstrap intervals, and tests between replicates."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -102,3 +105,40 @@ def share_above(scores: np.ndarray, weights: np.ndarray, thresholds: np.ndarray)
     number = np.searchsorted(-scores[order], -thresholds, side="right").clip(max=len(scores))
     with np.errstate(invalid="ignore"):
         return np.where(np.isnan(thresholds), np.nan, reached[np.arange(len(weights)), number] / reached[:, -1])
+
+
+class Welch(NamedTuple):
+    """t; its critical value, Student's quantile at 1 − alpha / 2; degrees of freedom; two-sided p. All NaN where nothing can be tested."""
+
+    t: float
+    critical: float
+    df: float
+    p: float
+
+
+def welch(mean_a: float, sd_a: float, k_a: int, mean_b: float, sd_b: float, k_b: int, alpha: float = 0.05) -> Welch:
+    """Welch's t-test of mean_a − mean_b from the standard deviations (ddof 1) of k_a and k_b independent replicates, two-sided.
+
+    t = (a − b) / sqrt(s_a² / k_a + s_b² / k_b), and the degrees of freedom of Welch and Satterthwaite (Welch 1947; the thesis'
+    equations 20 and 21, here for unequal k too). NaN with fewer than two replicates on a side, without any spread on both (equal
+    replicates, or a published s.d. rounded to 0, say nothing of the noise), and where a figure is not finite.
+    """
+    spread = np.max([sd_a, sd_b])
+    if min(k_a, k_b) < 2 or not np.isfinite([mean_a, mean_b, spread]).all() or spread <= 0:
+        return Welch(*[float("nan")] * 4)
+    from scipy.special import stdtr, stdtrit
+
+    a, b = (sd_a / spread) ** 2 / k_a, (sd_b / spread) ** 2 / k_b  # in units in which nothing underflows
+    t = (mean_a - mean_b) / (spread * np.sqrt(a + b))
+    df = (a + b) ** 2 / (a**2 / (k_a - 1) + b**2 / (k_b - 1))
+    return Welch(float(t), float(-stdtrit(df, alpha / 2)), float(df), float(2 * stdtr(df, -abs(t))))
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Holm's step-down adjustment (Holm 1979) of the p values of one family, float [N] in their order: the i-th smallest of m
+    times m − i + 1, never below that of a smaller one, at most 1. NaN, a test not made, stays NaN and does not count."""
+    p = np.asarray(p_values, float)
+    order = np.argsort(p, kind="stable")[: np.count_nonzero(~np.isnan(p))]  # NaN sorts last
+    adjusted = np.full(len(p), np.nan)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
+    return adjusted

@@ -10,6 +10,7 @@ import numpy as np
 import config as settings
 import decision
 import decision_report
+import examples
 import findings
 import findings_report
 import folds
@@ -51,7 +52,11 @@ class Task:
     lines: Callable[[dict, dict], list[str]]  # such a report, calibration → what to print of them
     warning: Callable[[dict], list[str]]  # such a report → what nobody must miss, or nothing
     headline: Callable[[dict], dict[str, float | None]]  # such a report → its few figures that runs are compared by
+    headings: dict[str, str]  # the names of those figures, and how they are headed in a table
     compare: Callable[[Sequence[dict]], list[str]]  # the reports of several runs → what to print of them
+    paired: Callable[..., dict]  # runs, each the first four arguments of `report`; as many others; rows → the difference of `monitor` on the same images
+    figures: tuple[str, ...]  # names in figures.FIGURES: the pictures of its runs
+    examples: Callable[..., tuple]  # validation logits, test logits or None, calibration, rule, wanted columns, how many → whose rows, list[Example]
     score: Callable[..., dict]  # as `report`, of the validation rows alone → `score` and what stands beside it
     score_lines: Callable[[dict], list[str]]
 
@@ -84,7 +89,11 @@ def competition(costs: Costs = Costs()) -> Task:
         lines=decision_report.lines,
         warning=lambda report: decision_report.warning(report["validation"], report["rule"]),
         headline=decision_report.headline,
+        headings={"score": "score", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"},
         compare=decision_report.compare,
+        paired=decision_report.paired,
+        figures=("training", "temperature", "confidence", "confusion", "class_costs"),
+        examples=examples.of_decisions,
         score=decision_report.score,
         score_lines=decision_report.score_lines,
     )
@@ -119,7 +128,12 @@ def padchest(config: settings.Padchest) -> Task:
         lines=findings_report.lines,
         warning=findings_report.warning,
         headline=findings_report.headline,
+        headings={"auc": "AUC-ROC", "average_precision": "PR-AUC", "brier": "Brier", "brier_skill": "Brier skill", "spec_at_sens95": "Spec@Sens=95%",
+                  "sens_at_spec95": "Sens@Spec=95%", "sens_at_sens95": "held sensitivity", "spec_at_spec95": "held specificity"},
         compare=findings_report.compare,
+        paired=findings_report.paired_runs,
+        figures=("training", "roc", "roc_all", "precision_recall", "reliability", "histograms"),
+        examples=examples.of_findings,
         score=findings_report.score,
         score_lines=findings_report.score_lines,
     )

@@ -402,7 +402,7 @@ def test_the_tables_bear_what_is_undefined():
     val, test = world(100, 0, name="v")[0], world(100, 1)[0]
     val = replace(val, targets=val.targets * [1, 1, 0])
     test = replace(test, targets=np.stack([test.targets[:, 0], test.targets[:, 1], np.full(100, np.nan)], axis=1))
-    found = findings_report.report(val, test, findings.calibrate([val]), "sigmoid", plain(val) | plain(test)) | {"run": "r", "rule": "sigmoid", "best_epoch": 1, "synthetic": False}
+    found = findings_report.report(val, test, findings.calibrate([val]), "sigmoid", plain(val) | plain(test)) | {"run": "r", "rule": "sigmoid", "best_epoch": 1, "synthetic": False, "settings": {}, "split": "s", "baseline": None}
     text = "\n".join(findings_report.lines(found))
     assert "left out of the macro means, without a positive or without a negative here: pleural effusion" in text and "without a threshold" in text
     assert "–" in text and "None" not in text and "nan" not in text

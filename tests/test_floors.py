@@ -14,15 +14,15 @@ FLOORS = [
     {"config", "labels", "locate", "folds", "imbalance", "metrics", "stats", "calibrate", "bundle"},
     {"checks", "padchest_labels", "rules"},
     {"decision", "findings"},
-    {"decision_report", "findings_report"},
+    {"decision_report", "examples", "figures", "findings_report"},
     {"task"},
-    {"augment", "losses", "mix", "lungs", "machine", "kaggle_client", "phantom", "runs"},
+    {"augment", "losses", "mix", "lungs", "machine", "kaggle_client", "phantom", "runs", "studies"},
     {"data", "model", "demo"},
-    {"infer", "prepare", "split"},
+    {"cam", "infer", "prepare", "split"},
     {"fit"},
     {"tune", "decide", "score"},
-    {"train", "predict", "evaluate", "worlds", "kernel", "doctor", "make_demo"},
-    {"main", "probe"},
+    {"train", "predict", "evaluate", "worlds", "kernel", "doctor", "make_demo", "report", "explain"},
+    {"main", "probe", "compare", "experiment"},
 ]
 HEAVY = {"torch", "timm", "albumentations", "torchvision"}
 GROUND = set().union(*FLOORS[:7])
@@ -55,7 +55,7 @@ def test_the_ground_floor_needs_no_torch():
         assert not imports(name) & HEAVY, name
 
 
-@pytest.mark.parametrize("verb", ["tune", "decide", "score", "evaluate", "worlds"])
+@pytest.mark.parametrize("verb", ["tune", "decide", "score", "evaluate", "compare", "experiment", "report", "worlds"])
 def test_light_verbs_do_not_load_torch(verb):
     code = f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); import {verb}; print(sorted({HEAVY!r} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

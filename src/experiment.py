@@ -1,0 +1,235 @@
+"""A study, from its YAML file to its table: `experiment.py FILE [--data DIR] [--demo] [--toy] [--part I/N] [key=value …]`.
+
+Every cell is trained by the main job in a process of its own, and decided here. All state is on disk: a run in runs/, a
+record of every finished cell in studies/NAME/cells/. The same command goes on where it was stopped, and parts of a study
+that were done elsewhere are put together by `--collect DIR …`. Needs no torch.
+"""
+
+import fcntl
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from errors import Parser, UserError, command, some
+
+import evaluate
+import folds
+import kaggle_client
+import locate
+import studies
+from files import ROOT, digest, home, read_json, read_logits, read_run, shown, write_bytes, write_json, write_rows
+from studies import Cell, Study
+from task import Task
+
+OUTPUT = "output.log"  # what the main job said, in the run's folder
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the cells' data lie (None: the built-in synthetic set), a digest of the label files, and what the main job will take them for."""
+
+    folder: Path | None
+    labels: str
+    synthetic: bool
+    quick: bool  # the demo settings apply
+
+    @property
+    def key(self) -> str:
+        return digest(f"{self.folder} {self.labels} {self.synthetic}".encode())
+
+    @property
+    def words(self) -> list[str]:
+        return [*(["--data", str(self.folder)] if self.folder else []), *["--demo"] * self.quick]
+
+
+def find(given: str | None, slug: str, layout: locate.Layout, want_demo: bool) -> Data:
+    """The data set as the main job would find it, without making the synthetic one."""
+    source = locate.find(given, slug, layout) if given or not want_demo else None
+    if want_demo and source and not source.synthetic:
+        raise UserError(f"--demo and --toy are for the synthetic set, and {shown(source.folder)} is none: leave them out")
+    if source is None and not want_demo and layout.from_kaggle and kaggle_client.has_credentials():
+        folder = kaggle_client.download(slug)
+        source = locate.opened(folder, shown(folder), layout)
+    if source is None:
+        return Data(None, "built-in", True, True)
+    return Data(source.folder, digest(b"".join(path.read_bytes() for path in source.tables)), source.synthetic, want_demo)
+
+
+# ---- one cell
+def finished(run: Path) -> bool:
+    """Whether the main job came to its end there."""
+    files = ("run.json", "report.json", "calibration.json", "val_logits.npz", "test_logits.npz")
+    if not all((run / name).is_file() for name in files):
+        return False
+    about = read_json(run / "run.json")
+    return about.get("state") == "trained" and (about.get("predicted") or [None])[0] == about["best_epoch"]
+
+
+@contextmanager
+def alone(run: Path) -> Iterator[int]:
+    """Wait until no study is at work on the run, then keep others off; yields the file descriptor that holds the lock.
+
+    The main job inherits it: where this process is killed and that one goes on, the next study waits for it.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    with open(run / "cell.lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for the process that is at work on {shown(run)}", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file.fileno()
+
+
+def train(cell: Cell, run: Path, data: Data, lock: int) -> None:
+    """The main job for one run, its output added to the run's output.log. Raises UserError with its last words when it fails."""
+    words = [sys.executable, str(ROOT / "src" / "main.py"), cell.words[0], *data.words, *cell.words[1:], f"name={run.name}"]
+    with open(run / OUTPUT, "ab") as log:
+        start = log.tell()
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, pass_fds=[lock])
+        try:
+            code = process.wait()
+        except BaseException:  # Ctrl-C: what is on disk is whole at any moment
+            process.terminate()
+            process.wait()
+            raise
+    if code == 0 and finished(run):
+        return
+    said = (run / OUTPUT).read_bytes()[start:].decode(errors="replace").strip().splitlines()
+    if code == 0:
+        raise UserError(next((line for line in said if line.startswith("PAUSED")), "it ended before it was trained"))
+    last = next((line.removeprefix("error: ") for line in reversed(said) if line.startswith("error: ")), said[-1] if said else "it said nothing")
+    raise UserError(f"{last if code > 0 else f'killed by signal {-code}'} (see {shown(run / OUTPUT)})")
+
+
+def record(cell: Cell, run: Path, data: Data, task: Task) -> dict:
+    """The cell's figures, from the run's logits decided by the cell's own rule and temperature; nothing of the run is changed."""
+    about, val = read_run(run), read_logits(run / "val_logits.npz")
+    calibration = task.calibrate([val], None if cell.config.temperature == "tune" else cell.config.temperature)
+    report = task.report(val, evaluate.labelled_test(run, about), calibration, cell.config.rule, folds.of_run(run, about)) | {"rule": cell.config.rule}
+    return {
+        "row": cell.row, "seed": cell.config.seed, "run": run.name,
+        "data": str(data.folder or "built-in"), "labels": data.labels, "synthetic": bool(about["synthetic"]),
+        "part": "test" if "test" in report else "validation", "figures": task.headline(report),
+        "parameters": about["parameters"]["total"], "trainable": about["parameters"]["trainable"], "best_epoch": about["best_epoch"],
+        "seconds": about["timings"].get("train", 0.0), "config": cell.config.model_dump(),
+    }
+
+
+# ---- all cells
+def work(study: Study, wanted: Sequence[Cell], folder: Path, data: Data) -> tuple[dict[str, dict], list[str]]:
+    """Do the cells that are not done. Returns the records by cell key, and a sentence for every cell that failed."""
+    task = studies.task_of(wanted)
+    place = {cell.key: folder / "cells" / f"{cell.key}-{data.key}.json" for cell in wanted}
+    run_of = {cell.key: home() / "runs" / cell.run(data.key) for cell in wanted}
+    records = {key: read_json(path) for key, path in place.items() if path.is_file()}
+    left = list({cell.key: cell for cell in wanted if cell.key not in records}.values())
+    runs = {run_of[cell.key] for cell in left}
+    there = {run for run in runs if finished(run)}
+    others = {run.name for run in there} - {one["run"] for one in records.values()}
+    print(f"{len(wanted)} cells of {len({run_of[cell.key] for cell in wanted})} runs: {sum(cell.key in records for cell in wanted)} cells done before, "
+          f"{len(others)} finished runs reused, {len(runs - there)} to train", flush=True)
+
+    failed, times, quiet = [], [], not sys.stdout.isatty()
+    with tqdm(total=len(left), desc=folder.name, unit="cell", file=sys.stdout, disable=quiet, leave=False) as bar:
+        for number, cell in enumerate(left, start=1):
+            bar.set_postfix_str(cell.said)
+            run, begun = run_of[cell.key], time.monotonic()
+            try:
+                with alone(run) as lock:
+                    trained = not finished(run)
+                    if trained:
+                        train(cell, run, data, lock)
+                        times.append(time.monotonic() - begun)
+                    records[cell.key] = record(cell, run, data, task)
+                    write_json(place[cell.key], records[cell.key])
+                values = {task.headings[name]: records[cell.key]["figures"][name] for name in study.metrics}
+                said = "  ".join(f"{title} {'–' if value is None else f'{value:.3f}'}" for title, value in values.items())
+            except UserError as error:
+                failed.append(cell.said)
+                trained, said = True, f"FAILED: {error}"
+            ahead = len({run_of[later.key] for later in left[number:] if not finished(run_of[later.key])})
+            eta = f", about {tqdm.format_interval(sum(times) / len(times) * ahead)} left" if times and ahead else ""
+            if quiet or cell.said in failed:
+                took = tqdm.format_interval(time.monotonic() - begun) + ("" if trained else ", run reused")
+                tqdm.write(f"cell {number}/{len(left)}  {cell.said}: {said}  ({took}{eta})", file=sys.stdout)
+                sys.stdout.flush()
+            bar.update()
+    return records, failed
+
+
+def part_of(cells: Sequence[Cell], part: str | None) -> list[Cell]:
+    """Every N-th run's cells, beginning with the I-th run: cells that share a run stay together."""
+    if part is None:
+        return list(cells)
+    found = re.fullmatch(r"(\d+)/(\d+)", part)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise UserError(f"--part {part} is not understood: 2/4 is the second of four parts")
+    first, step = int(found[1]) - 1, int(found[2])
+    names = list(dict.fromkeys(cell.run("") for cell in cells))[first::step]
+    if not names:
+        raise UserError(f"--part {part}: there are only {len({cell.run('') for cell in cells})} runs to part")
+    return [cell for cell in cells if cell.run("") in names]
+
+
+def write(table: dict, folder: Path) -> None:
+    write_json(folder / "table.json", table)
+    write_rows(folder / "table.csv", studies.csv_rows(table))
+    write_bytes(folder / "table.md", ("\n".join(studies.lines(table)) + "\n").encode())
+
+
+def main(argv: list[str]) -> None:
+    parser = Parser(description="Do a study: rows of settings × seeds, to a table.",
+                    usage="FILE [--data DIR] [--demo] [--toy] [--part I/N] [key=value ...] [--collect DIR ...]")
+    parser.add_argument("study", metavar="FILE", help="a .yaml file, or its name below configs/experiments/")
+    parser.add_argument("--data", metavar="DIR", help="as for the main job")
+    parser.add_argument("--demo", action="store_true", help="the built-in synthetic data with quick settings")
+    parser.add_argument("--toy", action="store_true", help="the same with tiny networks, to see that the study runs")
+    parser.add_argument("--part", metavar="I/N", help="only the I-th of N parts, such as 2/4")
+    parser.add_argument("--collect", metavar="DIR", type=Path, nargs="+", help="studies' folders whose finished cells to make the table of; nothing is trained")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of all rows")
+    given = parser.parse_intermixed_args(argv)
+    if given.collect and (given.part or given.data):
+        raise UserError("--collect only reads finished cells: leave --part and --data out")
+    path, study = studies.read(given.study)
+    quick = given.demo or given.toy
+    asked = studies.cells(study, path, given.settings, quick, quick, given.toy)
+    if given.collect:
+        data, failed = None, []
+        records = studies.collected(given.collect, asked)
+        if not records:
+            where = some(shown(folder) for folder in given.collect)
+            raise UserError(f"no cell of {shown(path)} as it is asked here is in {where}: give the same --demo, --toy and key=value as there")
+        synthetic = any(one["synthetic"] for one in records.values())
+    else:
+        task = studies.task_of(asked)
+        data = find(given.data, asked[0].config.slug, task.layout, quick)
+        if data.quick != quick:  # nothing was found, and the synthetic set has settings of its own
+            asked = studies.cells(study, path, given.settings, True, True, given.toy)
+        synthetic = data.synthetic
+    folder = home() / "studies" / f"{path.stem}{'-toy' * given.toy}{'-demo' * (synthetic and not given.toy)}"
+    print("\n".join([f"{path.stem}: {study.title}", *["SYNTHETIC DATA: these figures say nothing about real radiographs"] * synthetic,
+                     *[f"note: {' and '.join(rows)} ask for the same here" for rows in studies.same(asked)]]), flush=True)
+    if data:
+        mine = part_of(asked, given.part)
+        records, failed = work(study, mine, folder, data)
+        for cell in asked:  # what other parts left here
+            place = folder / "cells" / f"{cell.key}-{data.key}.json"
+            if cell.key not in records and place.is_file():
+                records[cell.key] = read_json(place)
+    table = studies.table(study, asked, records, given.toy)
+    write(table, folder)
+    print("\n".join(["", *studies.lines(table), "", f"wrote {shown(folder / 'table.md')}, table.csv and table.json"]), flush=True)
+    if failed:
+        raise UserError(f"{len(failed)} cells failed: {some(failed)}; their sentences stand above: mend it and run the same command again, what is finished is kept")
+
+
+if __name__ == "__main__":
+    raise SystemExit(command(main))

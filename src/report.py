@@ -1,0 +1,197 @@
+"""The pictures of a run, and a page with them and its tables: `report.py RUN` writes RUN/figures/*.png and RUN/report.html. Needs no torch."""
+
+import base64
+import csv
+import html
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+import config as settings
+import figures
+import folds
+import score
+from errors import Parser, UserError, command, some
+from figures import Material, Picture
+from files import read_json, read_logits, read_run, shown, write_bytes
+from task import Task
+
+STYLE = """
+:root { color-scheme: light dark }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
+h2 { margin-top: 2.5rem }
+figure { margin: 2rem 0 }
+img { max-width: 100%; height: auto; background: white }
+figcaption { font-size: 0.9em; max-width: 44rem }
+.wide { overflow-x: auto }
+pre { font-size: 12px; line-height: 1.35 }
+table { border-collapse: collapse; font-size: 13px }
+th, td { padding: 0.15rem 0.6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #8886; vertical-align: bottom }
+th:first-child, td:first-child { text-align: left }
+.warning { border: 2px solid #d55e00; padding: 0.5rem 1rem; font-weight: bold }
+"""
+NEEDED = ("log.csv", "folds.csv", "val_logits.npz", "calibration.json", "report.json")
+SYNTHETIC = "SYNTHETIC DATA: these figures say nothing about real radiographs"
+
+
+def report(folder: Path, labels: Sequence[str] = ()) -> list[Path]:
+    """Write the pictures and the page, and return their paths. Nothing is written before all of them are drawn.
+
+    labels: what the pictures of a few labels shall show. Raises UserError for a run that lacks files or whose files do not
+    belong together, and for labels that cannot be drawn.
+    """
+    about = read_run(folder)
+    lacking = [name for name in NEEDED if not (folder / name).is_file() and not (name == "log.csv" and "baseline" in about)]
+    if lacking:
+        raise UserError(f"{shown(folder)} has no {some(lacking)} yet: run the command that began it once more")
+    config, task, val, calibration = score.opened(folder)
+    if labels and not figures.OF_LABELS & set(task.figures):
+        raise UserError("--labels is for runs with any number of labels an image: the pictures of this one show all its classes")
+    found, rows = read_json(folder / "report.json"), folds.of_run(folder, about)
+    anew = f"make it again with ./run.sh evaluate {shown(folder)}"
+    if found.get("rule") != config.rule:
+        raise UserError(f"{shown(folder / 'report.json')} is of rule {found.get('rule')} and the run is now decided by {config.rule}: {anew}")
+    try:
+        if [row["class"] for row in found["per_class"]] != val.classes.tolist():
+            raise KeyError("the run's classes")
+        printed = "\n".join([*task.lines(found, calibration), *task.warning(found)])
+        headline = task.headline(found)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{shown(folder / 'report.json')} lacks {error}: {anew}") from error
+    material = Material(bool(about.get("synthetic")), _history(folder, task), about.get("best_epoch"), task.monitor, config.rule, val,
+                        _labelled(folder, found), calibration, found, labels)
+    pictures = [(picture, picture.png()) for picture in figures.draw(task.figures, material)]
+
+    page = _page(config, about, headline, printed, found["per_class"], rows, pictures)
+    paths = [folder / "figures" / f"{picture.name}.png" for picture, _ in pictures]
+    for path, (_, content) in zip(paths, pictures, strict=True):
+        write_bytes(path, content)
+    write_bytes(folder / "report.html", page.encode())
+    return [*paths, folder / "report.html"]
+
+
+def _labelled(folder: Path, found: dict):
+    """The run's test logits where the data set labels them, else None."""
+    path = folder / "test_logits.npz"
+    if not path.is_file():
+        if "test" in found:
+            raise UserError(f"{shown(folder)} has no test_logits.npz, and its report is of the test part: run the command that began it once more")
+        return None
+    test = read_logits(path)
+    return None if np.isnan(test.targets).all() else test
+
+
+def _history(folder: Path, task: Task) -> list[dict[str, str]]:
+    """The rows of log.csv; none for a baseline, which has no epochs."""
+    path = folder / "log.csv"
+    if not path.is_file():
+        return []
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            row["stage"], _ = str(row["stage"]), [float(row[name]) for name in ("epoch", "train_loss", "val_loss", task.monitor, "lr")]
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
+        raise UserError(f"{shown(path)} is damaged ({type(error).__name__} {error}): run the command that began the run once more") from error
+    return rows
+
+
+# ---- the page
+def _page(
+    config: settings.Config, about: dict, headline: Mapping[str, float | None], printed: str, per_class: Sequence[dict],
+    rows: Mapping[str, Mapping[str, str]], pictures: Sequence[tuple[Picture, bytes]],
+) -> str:
+    """One page of HTML without scripts, links or anything outside itself."""
+    synthetic = f'<p class="warning">{SYNTHETIC}</p>' if about.get("synthetic") else ""
+    drawn = "\n".join(
+        f'<figure><img alt="{_text(picture.name)}" width="{round(picture.figure.get_figwidth() * 96)}" '
+        f'src="data:image/png;base64,{base64.b64encode(content).decode()}">'
+        f"<figcaption>{_text(picture.caption)}</figcaption></figure>" for picture, content in pictures
+    )
+    facts = {
+        "state": about["state"], "best epoch": about.get("best_epoch"), "baseline": about.get("baseline"),
+        "parameters": _inline(about.get("parameters")), "seed": about.get("seed"),
+        "machine": about.get("machine"), "numbers": about.get("dtype"), "commit": about.get("commit"), **about.get("versions", {}),
+        **{f"{stage}, seconds": seconds for stage, seconds in about.get("timings", {}).items()},
+        "digest of the data": about.get("digest"), "digest of the split": about.get("split"),
+    }
+    images, patients = Counter(), defaultdict(set)
+    for row in rows.values():
+        images[row.get("part", "")] += 1
+        patients[row.get("part", "")].add(row.get("patient") or "")
+    known = "patient" in next(iter(rows.values()), {})
+    parts = [{"part": part, "images": number, **({"patients": len(patients[part] - {""})} if known else {})} for part, number in images.items()]
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{_text(config.name)}{' (synthetic data)' * bool(synthetic)}</title><style>{STYLE}</style></head>
+<body>{synthetic}
+<h1>{_text(config.name)}</h1>
+<p>{_text(config.model)} at {config.size} pixels, rule {_text(config.rule)}. Not for clinical use.</p>
+{_table([headline])}
+<h2>Pictures</h2>
+{drawn}
+<h2>Report</h2>
+<div class="wide"><pre>{_text(printed)}</pre></div>
+<h2>Every class</h2>
+{_table(_joined(per_class))}
+<h2>Images</h2>
+{_table(parts)}
+<h2>Settings</h2>
+{_pairs({key: settings.spelled(value) if key == "imbalance" else _inline(value) for key, value in config.model_dump().items()})}
+<h2>How it was made</h2>
+{_pairs({name: value for name, value in facts.items() if value not in (None, "")})}
+</body></html>
+"""
+
+
+def _text(value) -> str:
+    return html.escape(str(value))
+
+
+def _inline(value) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {part}" for key, part in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else "" if value is None else str(value)
+
+
+def _cell(value) -> str:
+    return "–" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _joined(rows: Iterable[dict]) -> list[dict[str, str]]:
+    """Rows with `figure`, `figure_low` and `figure_high` as one cell, 0.871 [0.825, 0.910]."""
+    found = []
+    for row in rows:
+        ends = {name for name in row if name.endswith(("_low", "_high"))}
+        found.append({name: _cell(value) + (f" [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]" if row.get(f"{name}_low") is not None else "")
+                      for name, value in row.items() if name not in ends})
+    return found
+
+
+def _table(rows: Sequence[Mapping]) -> str:
+    if not rows:
+        return ""
+    head = "".join(f"<th>{_text(name.replace('_', ' '))}</th>" for name in rows[0])
+    body = "\n".join("<tr>" + "".join(f"<td>{_text(_cell(value))}</td>" for value in row.values()) + "</tr>" for row in rows)
+    return f'<div class="wide"><table><tr>{head}</tr>\n{body}</table></div>'
+
+
+def _pairs(values: Mapping[str, object]) -> str:
+    return "<table>" + "\n".join(f"<tr><td>{_text(name)}</td><td>{_text(value)}</td></tr>" for name, value in values.items()) + "</table>"
+
+
+def main(argv: list[str]) -> None:
+    parser = Parser(description="Draw a run and put it on a page: RUN/figures/*.png and RUN/report.html.", usage="RUN [--labels NAME,NAME,...]")
+    parser.add_argument("run", metavar="RUN", type=Path)
+    parser.add_argument("--labels", metavar="NAME,NAME,...", default="",
+                        help="for the pictures that show a few of many labels; otherwise the four with most positives")
+    given = parser.parse_args(argv)
+    labels = list(dict.fromkeys(name.strip() for name in given.labels.split(",") if name.strip()))
+    for path in report(given.run, labels):
+        print(f"wrote {shown(path)}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(command(main))
