@@ -54,7 +54,9 @@ case $verb in
   train | predict | tune | decide | score | evaluate | compare | experiment | report | explain | probe | worlds | doctor) install; exec "$python" "$root/src/$verb.py" "$@" ;;
   download | weights | push | status | fetch | submit | submissions) install; exec "$python" "$root/src/kernel.py" "$verb" "$@" ;;
   make-demo) install; exec "$python" "$root/src/make_demo.py" "$@" ;;
-  test) install; cd "$root"; exec "$python" -m pytest -q tests "$@" ;;
+  test)  # side by side, a file of tests on one core
+    install; cd "$root"
+    OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} exec "$python" -m pytest -q -n auto --maxprocesses 4 --dist loadfile tests "$@" ;;
   *)
     if [ ! -f "$root/configs/$verb.yaml" ] || [ "$verb" = demo ]; then
       echo "error: unknown command '$verb'; ./run.sh alone lists them" >&2
