@@ -13,6 +13,8 @@ from config import Config  # noqa: E402
 
 cv2.setNumThreads(0)  # the workers are the parallelism
 
+BORDERS = {"black": cv2.BORDER_CONSTANT, "reflect": cv2.BORDER_REFLECT}
+
 
 class Augment:
     """Flip, shift-scale-rotate (Albumentations' `Affine`, width and height by themselves), brightness, contrast and noise: uint8 [S, S] to uint8 [S, S].
@@ -28,7 +30,7 @@ class Augment:
                 translate_percent=(-config.shift, config.shift),
                 scale=(1 - config.scale, 1 + config.scale),
                 rotate=(-config.rotate, config.rotate),
-                border_mode=cv2.BORDER_CONSTANT,
+                border_mode=BORDERS[config.border],
                 p=config.geometry,
             ),
             A.RandomBrightnessContrast(config.brightness, config.contrast, p=config.tone),

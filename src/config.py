@@ -59,6 +59,7 @@ class Config(BaseModel):
     scale: Annotated[float, Field(ge=0, lt=1)]  # relative zoom, at most
     rotate: Annotated[float, Field(ge=0, le=180)]  # degrees, at most
     geometry: Share  # probability of shift, scale and rotation
+    border: Literal["black", "reflect"] = "black"  # what geometry moves in from beyond the edge
     brightness: Share  # of full white, at most
     contrast: Share  # relative, at most
     tone: Share  # probability of brightness and contrast
