@@ -16,10 +16,10 @@ from errors import Parser, UserError, command, some  # first, so that Ctrl-C is 
 import cam
 import config as settings
 import data
-import locate
 import lungs
 import machine as machinery
 import model
+import prepare
 import score
 from cam import Tile
 from examples import Example
@@ -122,8 +122,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"{shown(given.run)} has no trained network, best.pt, yet: run the command that began it once more (a baseline by probe has none)")
     config, task, val, calibration = score.opened(given.run)
     columns = _columns(given.labels, val.classes.tolist())
-    folder = Path(given.data or about["data"])
-    source = locate.opened(folder, f"--data {folder}" if given.data else f"{shown(folder)} (the data of {shown(given.run)}; name its new place with --data)", task.layout)
+    source = prepare.source_of(given.run, about, task, given.data)
     test = read_logits(given.run / "test_logits.npz") if (given.run / "test_logits.npz").is_file() else None
     content, examples = task.examples(val, test, calibration, config.rule, columns, given.number)
     out = given.out or given.run / "figures"

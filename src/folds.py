@@ -30,7 +30,10 @@ def by_patient(targets: np.ndarray, patients: np.ndarray, fractions: tuple[float
     targets [N, C], patients str [N]. A patient counts for every label that any of its images has, and labels are spread
     over the parts by iterative stratification (Sechidis et al. 2011), the rarest first.
     """
-    from iterstrat.ml_stratifiers import IterativeStratification  # loads scikit-learn
+    try:
+        from iterstrat.ml_stratifiers import IterativeStratification  # loads scikit-learn
+    except ImportError as error:  # a Kaggle session brings its own packages
+        raise UserError("the split by patient needs the package iterative-stratification: pip install it, or give the folds.csv of another run with split=FILE") from error
 
     names, number = np.unique(patients, return_inverse=True)
     labels = np.zeros((len(names), targets.shape[1]), bool)

@@ -9,7 +9,6 @@ from errors import Parser, UserError, command  # first, so that Ctrl-C is quiet 
 import config as settings
 import data
 import infer
-import locate
 import machine as machinery
 import model
 import prepare
@@ -49,8 +48,8 @@ def main(argv: list[str]) -> None:
     given = parser.parse_args(argv)
     about = read_run(given.run)
     config = settings.of_run(about)
-    task, folder = TASKS[config.task](config), Path(given.data or about["data"])
-    source = locate.opened(folder, f"--data {folder}" if given.data else f"{shown(folder)} (the data of {shown(given.run)}; name its new place with --data)", task.layout)
+    task = TASKS[config.task](config)
+    source = prepare.source_of(given.run, about, task, given.data)
     prepared = prepare.images(source, prepare.tables(source, task, config), config)
     predict(Run(given.run), prepared, task)
     print(f"wrote {shown(given.run / 'test_logits.npz')}")

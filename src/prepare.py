@@ -103,3 +103,9 @@ def same(run: Run, prepared: Prepared) -> None:
     """Raises UserError unless these are the labelled images that the run was trained on."""
     if run.about.get("digest") != prepared.learned:
         raise UserError(f"{shown(run.folder)} was trained on other images or labels than those in {shown(prepared.source.folder)}: name its own data set, or train under another name=")
+
+
+def source_of(run: Path, about: dict, task: Task, given: str | None) -> Source:
+    """The data set of a run, from its run.json: where it lay then, or where `--data` says that it lies now."""
+    folder = Path(given or about["data"])
+    return locate.opened(folder, f"--data {folder}" if given else f"{shown(folder)} (the data of {shown(run)}; name its new place with --data)", task.layout)

@@ -16,7 +16,6 @@ import evaluate
 import findings_report
 import folds
 import infer
-import locate
 import machine as machinery
 import model
 import prepare
@@ -99,12 +98,12 @@ def main(argv: list[str]) -> None:
     given = parser.parse_args(argv)
     about = read_run(given.run)
     config = settings.of_run(about)
-    task, folder = TASKS[config.task](config), Path(given.data or about["data"])
+    task = TASKS[config.task](config)
     if not (given.run / "test_logits.npz").is_file():
         raise UserError(f"{shown(given.run)} has no test_logits.npz yet: run the command that began it once more")
     if "test" not in task.parts:
         raise UserError(f"{shown(given.run)} is a {task.name} run, whose test images have no labels here: a baseline is for runs with a labelled test part")
-    source = locate.opened(folder, f"--data {folder}" if given.data else f"{shown(folder)} (the data of {shown(given.run)}; name its new place with --data)", task.layout)
+    source = prepare.source_of(given.run, about, task, given.data)
     prepared = prepare.images(source, prepare.tables(source, task, config), config)
     beside = probe(Run(given.run), prepared, task, config)
     found = findings_report.paired(*(read_logits(run / "test_logits.npz") for run in (given.run, beside.folder)), folds.of_run(given.run, about))
