@@ -177,13 +177,13 @@ def load(name: str, overrides: Sequence[str] = (), synthetic: bool = False, demo
         raise UserError(f"there is no configuration {shown(path)}; there are {', '.join(known)}")
     values = {"name": path.stem + ("-demo" if synthetic else "")}
     origin = dict.fromkeys(values, shown(path))
-    own = _read(path)
+    own = read_yaml(path)
     of_demo = own.pop("demo", None) or {}
     if not isinstance(of_demo, dict):
         raise UserError(f"{shown(path)}: demo must hold `key: value` lines")
     layers = [(path, own)]
     if demo_settings:
-        layers += [(ROOT / "configs" / "demo.yaml", _read(ROOT / "configs" / "demo.yaml")), (path, of_demo)]
+        layers += [(ROOT / "configs" / "demo.yaml", read_yaml(ROOT / "configs" / "demo.yaml")), (path, of_demo)]
     for layer, found in layers:
         values |= found
         origin |= dict.fromkeys(found, shown(layer))
@@ -204,7 +204,8 @@ def of_run(about: dict) -> Config:
     return _checked(about["config"], {"name": "run.json", **dict.fromkeys(about["config"], "run.json")})
 
 
-def _read(path: Path) -> dict:
+def read_yaml(path: Path) -> dict:
+    """The keys and values of a YAML file. Raises UserError for one that cannot be read or holds something else."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

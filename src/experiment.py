@@ -21,8 +21,8 @@ from errors import Parser, UserError, command, some
 
 import evaluate
 import folds
-import kaggle_client
 import locate
+import sources
 import studies
 from files import ROOT, digest, home, read_json, read_logits, read_run, shown, write_bytes, write_json, write_rows
 from studies import Cell, Study
@@ -51,12 +51,7 @@ class Data:
 
 def find(given: str | None, slug: str, layout: locate.Layout, want_demo: bool) -> Data:
     """The data set as the main job would find it, without making the synthetic one."""
-    source = locate.find(given, slug, layout) if given or not want_demo else None
-    if want_demo and source and not source.synthetic:
-        raise UserError(f"--demo and --toy are for the synthetic set, and {shown(source.folder)} is none: leave them out")
-    if source is None and not want_demo and layout.from_kaggle and kaggle_client.has_credentials():
-        folder = kaggle_client.download(slug)
-        source = locate.opened(folder, shown(folder), layout)
+    source = sources.found(given, slug, layout, want_demo)
     if source is None:
         return Data(None, "built-in", True, True)
     return Data(source.folder, digest(b"".join(path.read_bytes() for path in source.tables)), source.synthetic, want_demo)

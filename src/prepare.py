@@ -14,6 +14,7 @@ import kaggle_client
 import locate
 import lungs
 import machine
+import sources
 from config import Config
 from errors import UserError, some
 from files import digest, home, shown
@@ -45,12 +46,7 @@ def find(given: str | None, slug: str, layout: Layout, want_demo: bool = False) 
     `want_demo` asks for the built-in set, or for `given` when that is a synthetic set. Also returns whether the demo's
     quick settings apply: when they were asked for, or when there was nothing to find.
     """
-    source = locate.find(given, slug, layout) if given or not want_demo else None
-    if want_demo and source and not source.synthetic:
-        raise UserError(f"--demo applies the settings of the synthetic set, and {shown(source.folder)} is none: leave --demo out")
-    if source is None and not want_demo and layout.from_kaggle and kaggle_client.has_credentials():
-        folder = kaggle_client.download(slug)
-        source = locate.opened(folder, shown(folder), layout)
+    source = sources.found(given, slug, layout, want_demo)
     quick = want_demo or source is None
     if source is None:
         folder = demo.ensure(home() / "data" / demo.LAYOUTS[layout.name].folder, layout.name)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 import config as settings
@@ -127,12 +126,7 @@ def read(name: str) -> tuple[Path, Study]:
     if path is None:
         known = sorted(place.stem for place in places[1].parent.glob("*.yaml"))
         raise UserError(f"there is no study {name}; give a .yaml file, or one of {', '.join(known)}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{shown(path)} is no readable YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{shown(path)} must hold `key: value` lines")
+    content = settings.read_yaml(path)
     try:
         return path, Study(**{str(key): value for key, value in content.items()})
     except ValidationError as error:

@@ -17,7 +17,7 @@ FLOORS = [
     {"decision_report", "examples", "figures", "findings_report"},
     {"task"},
     {"augment", "losses", "mix", "lungs", "machine", "kaggle_client", "phantom", "runs", "studies"},
-    {"data", "model", "demo"},
+    {"data", "model", "demo", "sources"},
     {"cam", "infer", "prepare", "split"},
     {"fit"},
     {"tune", "decide", "score"},
