@@ -1,6 +1,7 @@
 """The round trip through the unmodified client, against a loopback double of the service that really runs what is pushed."""
 
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -115,7 +116,8 @@ def test_a_cut_session_is_resumed_by_a_second_push(service, home, call):
     assert service.pushes[1]["kernelDataSources"] == ["tester/cxr-model-b"] and service.pushes[1]["datasetDataSources"] == ["tester/weights"]
     assert not service.pushes[1].get("enableInternet", False)
     ended(call, service)
-    assert f"resumed after epoch {done}" in (service.folder / "kaggle.log").read_text()
+    resumed = re.search(r"resumed after epoch (\d+)", (service.folder / "kaggle.log").read_text())
+    assert int(resumed[1]) in (done, done + 1)  # last.pt is written before log.csv, and the session may be cut in between
     said = call("kernel", "fetch", "modelB")
     assert said.code == 0 and "training stopped for time" in said.out, said.err
     assert json.loads((home / "fetched/modelB-v2/manifest.json").read_text())["state"] == "paused"
