@@ -20,7 +20,7 @@ import folds
 import score
 import stats
 from errors import Parser, UserError, command, some
-from files import read_json, read_run, shown, write_json, write_rows
+from files import SYNTHETIC, read_json, read_run, shown, write_json, write_rows
 from task import TASKS, Task
 
 ALPHA = 0.05
@@ -349,7 +349,7 @@ def main(argv: list[str]) -> None:
         lines += ["", f"{side.name}:", *task.compare(side.reports)]
     synthetic = any(report.get("synthetic") for side in found for report in side.reports)
     part = next(("test" if "test" in report else "validation" for side in found for report in side.reports), None)  # the same in all
-    head = ["SYNTHETIC DATA: these figures say nothing about real radiographs"] * synthetic
+    head = [SYNTHETIC] * synthetic
     head += [PARTS[part]] if part else []
     print("\n".join(head + lines).lstrip("\n"))
     if given.json:

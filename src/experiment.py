@@ -24,7 +24,7 @@ import folds
 import locate
 import sources
 import studies
-from files import ROOT, digest, home, read_json, read_logits, read_run, shown, write_bytes, write_json, write_rows
+from files import ROOT, SYNTHETIC, digest, home, read_json, read_logits, read_run, shown, write_bytes, write_json, write_rows
 from studies import Cell, Study
 from task import Task
 
@@ -210,7 +210,7 @@ def main(argv: list[str]) -> None:
             asked = studies.cells(study, path, given.settings, True, True, given.toy)
         synthetic = data.synthetic
     folder = home() / "studies" / f"{path.stem}{'-toy' * given.toy}{'-demo' * (synthetic and not given.toy)}"
-    print("\n".join([f"{path.stem}: {study.title}", *["SYNTHETIC DATA: these figures say nothing about real radiographs"] * synthetic,
+    print("\n".join([f"{path.stem}: {study.title}", *[SYNTHETIC] * synthetic,
                      *[f"note: {' and '.join(rows)} ask for the same here" for rows in studies.same(asked)]]), flush=True)
     if data:
         mine = part_of(asked, given.part)

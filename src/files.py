@@ -19,6 +19,7 @@ import numpy as np
 
 from errors import FULL_DISK, UserError, some
 
+SYNTHETIC = "SYNTHETIC DATA: these figures say nothing about real radiographs"  # the first line of whatever rests on the demo set
 ROOT = Path(__file__).resolve().parent.parent  # where configs/ lies
 
 

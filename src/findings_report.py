@@ -7,7 +7,7 @@ import numpy as np
 import stats
 from config import differences
 from errors import UserError, some
-from files import Logits
+from files import SYNTHETIC, Logits
 from findings import HELD, RULES, countable, probabilities, sigmoid, thresholds
 
 FIGURES = ("auc", "average_precision", "brier", "brier_skill", "spec_at_sens95", "sens_at_spec95", "sens_at_sens95", "spec_at_spec95")
@@ -309,7 +309,7 @@ def compare(reports: Sequence[dict]) -> list[str]:
     """
     first = reports[0]
     if len(reports) == 1:
-        return [*["SYNTHETIC DATA: these figures say nothing about real radiographs"] * bool(first["synthetic"]), *lines(first), *warning(first)]
+        return [*[SYNTHETIC] * bool(first["synthetic"]), *lines(first), *warning(first)]
     name = "test" if "test" in first else "validation"
     labels = [row["class"] for row in first["per_class"]]
     for other in reports[1:]:
@@ -336,7 +336,7 @@ def compare(reports: Sequence[dict]) -> list[str]:
     table = [(label, [report["per_class"][number] for report in reports]) for number, label in enumerate(labels)] + [("macro", macro)]
     skipped = sorted({label for report in reports for label in report[name]["skipped"]})
     return [
-        *["SYNTHETIC DATA: these figures say nothing about real radiographs"] * any(report["synthetic"] for report in reports),
+        *[SYNTHETIC] * any(report["synthetic"] for report in reports),
         f"{name} part, mean ± s.d. over the runs: {some(report['run'] for report in reports)}",
         f"{'':{width}}{'AUC-ROC':>16}{'PR-AUC':>16}{'n':>5}",
         f"{'macro':{width}}{over([one['auc'] for one in macro]):>16}{over([one['average_precision'] for one in macro]):>16}{len(reports):5d}",

@@ -14,7 +14,7 @@ import predict
 import split
 import train
 import tune
-from files import home, read_logits, shown
+from files import SYNTHETIC, home, read_logits, shown
 from fit import clock
 from prepare import Prepared
 from runs import Run
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
         report = evaluate.evaluate(run.folder)
     print("\n".join([
         "", f"==== {report['run']}: best epoch {report['best_epoch']}, rule {report['rule']}",
-        *(["SYNTHETIC DATA: these figures say nothing about real radiographs"] * report["synthetic"]),
+        *([SYNTHETIC] * report["synthetic"]),
         *task.lines(report, calibration),
         "answers on the test images, summed:", *decide.counts_table(val.classes, answered, val.counts / val.rows * len(wanted)),
         f"files: val_logits.npz, test_logits.npz, calibration.json, report.json, per_class.csv, log.csv, best.pt in {shown(run.folder)}",

@@ -15,7 +15,7 @@ import folds
 import score
 from errors import Parser, UserError, command, some
 from figures import Material, Picture
-from files import read_json, read_logits, read_run, shown, write_bytes
+from files import SYNTHETIC, read_json, read_logits, read_run, shown, write_bytes
 from task import Task
 
 STYLE = """
@@ -33,7 +33,6 @@ th:first-child, td:first-child { text-align: left }
 .warning { border: 2px solid #d55e00; padding: 0.5rem 1rem; font-weight: bold }
 """
 NEEDED = ("log.csv", "folds.csv", "val_logits.npz", "calibration.json", "report.json")
-SYNTHETIC = "SYNTHETIC DATA: these figures say nothing about real radiographs"
 
 
 def report(folder: Path, labels: Sequence[str] = ()) -> list[Path]:

@@ -21,7 +21,7 @@ import config as settings
 import stats
 from config import Config
 from errors import UserError, some
-from files import ROOT, digest, read_json, shown
+from files import ROOT, SYNTHETIC, digest, read_json, shown
 from task import TASKS, Task
 
 Value = bool | int | float | str | list
@@ -303,7 +303,7 @@ def lines(table: dict) -> list[str]:
     return [
         f"# {table['title']}", "", table["question"], "",
         *["TOY: tiny networks and an epoch or two: these figures only show that the study runs", ""] * table["toy"],
-        *["SYNTHETIC DATA: these figures say nothing about real radiographs", ""] * table["synthetic"],
+        *[SYNTHETIC, ""] * table["synthetic"],
         drawn[0], rule, *drawn[1:], "",
         f"Mean ± s.d. over n seeds{', ' + table['part'] + ' part' if table['part'] else ''}." + f" Published: k = {PUBLISHED}." * spread, "",
         *_tests(table),

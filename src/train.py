@@ -85,7 +85,8 @@ def train(config: Config, task: Task, source: Source, run: Run) -> Prepared:
     parts = split.parts(run, table, task, config)
     if trained:
         run.lock()
-        split.keep(run, table, parts)
+        if not (run / "folds.csv").is_file():  # gone, and chosen again as it was
+            split.keep(run, table, parts)
         print(f"{shown(run.folder)} is trained already; its best epoch is {run.about['best_epoch']}")
         return prepared
 
