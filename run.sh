@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv and installs requirements.txt when needed, then runs one command. `./run.sh` alone lists them.
+# Makes .venv and installs the lock, requirements.txt, when needed, then runs one command. `./run.sh` alone lists them.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=$root/.venv/bin/python
@@ -28,7 +28,7 @@ usage() {
 ./run.sh doctor                                                  what is here and what is missing
 ./run.sh make-demo DIR [--images N] [--size PIXELS] [--seed S] [--layout padchest]   a synthetic data set
 ./run.sh worlds [--seeds N]                                      every decision rule in worlds whose best decision is known
-./run.sh test                                                    the tests
+./run.sh test | lint | lock                                      the tests; ruff; requirements.txt made anew from requirements.in
 EOF
 }
 
@@ -54,6 +54,11 @@ case $verb in
   train | predict | tune | decide | score | evaluate | compare | experiment | report | explain | probe | worlds | doctor) install; exec "$python" "$root/src/$verb.py" "$@" ;;
   download | weights | push | status | fetch | submit | submissions) install; exec "$python" "$root/src/kernel.py" "$verb" "$@" ;;
   make-demo) install; exec "$python" "$root/src/make_demo.py" "$@" ;;
+  lint)
+    install; cd "$root"; "$python" -m ruff check . && exec "$python" -m ruff format --check . ;;
+  lock)
+    install; cd "$root"; "$python" -m pip install --quiet --disable-pip-version-check uv
+    exec "$python" -m uv pip compile --quiet --universal --upgrade --python-version 3.11 --no-annotate --custom-compile-command "./run.sh lock" requirements.in -o requirements.txt ;;
   test)  # side by side, a file of tests on one core
     install; cd "$root"
     OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} exec "$python" -m pytest -q -n auto --maxprocesses 4 --dist loadfile tests "$@" ;;

@@ -24,7 +24,8 @@ NAME, CONFIG, SETTINGS = "@@NAME@@", "@@CONFIG@@", @@SETTINGS@@
 DIGEST, RUN_ID = "@@DIGEST@@", "@@RUN_ID@@"  # of the bundle, and of this push
 WEIGHTS = "@@WEIGHTS@@"  # a file in an attached dataset, or nothing
 RESUME = @@RESUME@@  # whether an earlier run must be there to go on with
-PACKAGES = ("torch", "torchvision", "timm", "albumentations", "opencv-python-headless", "opencv-python", "numpy", "scikit-learn", "pydantic", "safetensors")
+ACCELERATOR = "@@ACCELERATOR@@"  # the machine_shape that was asked for
+LOCKED = @@LOCKED@@  # the versions that the kit was tested with
 KAGGLE = Path(os.environ.get("CXR_KAGGLE", "/kaggle"))  # a rehearsal has its own
 WORKING = KAGGLE / "working"
 
@@ -34,24 +35,31 @@ def sha256(path: Path) -> str:
 
 
 def say_where() -> None:
-    """Versions, device and compute capability; stops with one sentence on a GPU that this torch build cannot use."""
+    """Versions, and the device that was really given; stops with one sentence on a GPU that this torch build cannot use."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {}
-    for name in PACKAGES:
+    for name in LOCKED:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "absent"
     print(f"python {platform.python_version()}, " + ", ".join(f"{name} {number}" for name, number in found.items()), flush=True)
+    differ = [f"{name} {found[name]} ({LOCKED[name]})" for name in LOCKED if found[name].partition("+")[0] != LOCKED[name]]
+    if differ:
+        print(f"note: this session's packages are not those that the kit was tested with (in brackets): {', '.join(differ)}", flush=True)
     import torch
 
-    for number in range(torch.cuda.device_count()):
+    names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    print(f"accelerator: {ACCELERATOR} was asked for, {' and '.join(names) or 'no GPU'} was given", flush=True)
+    if names and not any(ACCELERATOR.removeprefix("Nvidia").removeprefix("Tesla").removesuffix("Highmem") in name for name in names):
+        print("WARNING: that is another accelerator than was asked for: Kaggle replaces retired ones silently", flush=True)
+    for number, name in enumerate(names):
         major, minor = torch.cuda.get_device_capability(number)
-        print(f"GPU {number}: {torch.cuda.get_device_name(number)}, compute capability {major}.{minor}", flush=True)
+        print(f"GPU {number}: {name}, compute capability {major}.{minor}", flush=True)
         if f"sm_{major}{minor}" not in torch.cuda.get_arch_list() and f"sm_{major}0" not in torch.cuda.get_arch_list():
             sys.exit(f"error: this torch build has no code for compute capability {major}.{minor}: choose the accelerator T4 x2 (a P100 no longer works)")
-    if not torch.cuda.device_count():
+    if not names:
         print("no GPU: the accelerator of this kernel is off, and training will be slow", flush=True)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from errors import UserError, some
 from files import ROOT, read_json, shown
 
+MATTER = ("torch", "torchvision", "timm", "albumentations", "opencv-python-headless", "numpy", "scikit-learn", "pydantic", "safetensors")
 LIMIT = 1_000_000  # bytes of source that Kaggle takes; the client hides its refusal
 TYPES = {
     "id": str, "title": str, "code_file": str, "language": str, "kernel_type": str, "machine_shape": str, "is_private": bool, "enable_gpu": bool, "enable_internet": bool,
@@ -29,9 +30,10 @@ class Bundle:
     digest: str
 
 
-def build(config: str, name: str, settings: list[str], run_id: str, weights: str = "", resume: bool = False) -> Bundle:
+def build(config: str, name: str, settings: list[str], run_id: str, accelerator: str, weights: str = "", resume: bool = False) -> Bundle:
     """The launcher with src/ and configs/ inside. The same tracked files and arguments give the same bytes.
 
+    `accelerator` is the machine_shape that is asked for, so that the kernel can say whether it was given.
     `weights` is the name of a file that the kernel takes its pretrained weights from, in one of its attached datasets;
     `resume` makes it insist on an earlier run in its attached output.
     """
@@ -42,12 +44,19 @@ def build(config: str, name: str, settings: list[str], run_id: str, weights: str
     digest = hashlib.sha256(content).hexdigest()
     encoded = "\n".join(re.findall(".{1,120}", base64.b64encode(content).decode()))
     script = (ROOT / "kernels" / "launcher.py").read_text(encoding="utf-8")
-    for key, value in (("NAME", name), ("CONFIG", config), ("SETTINGS", repr(settings)), ("DIGEST", digest), ("RUN_ID", run_id), ("WEIGHTS", weights), ("RESUME", repr(resume)), ("BUNDLE", encoded)):
+    for key, value in (("NAME", name), ("CONFIG", config), ("SETTINGS", repr(settings)), ("DIGEST", digest), ("RUN_ID", run_id),
+                       ("ACCELERATOR", accelerator), ("LOCKED", repr(locked())), ("WEIGHTS", weights), ("RESUME", repr(resume)), ("BUNDLE", encoded)):
         script = script.replace(f"@@{key}@@", value)
     compile(script, "script.py", "exec")
     if len(script.encode()) >= LIMIT:
         raise UserError(f"the script would be {len(script.encode()):,} bytes, and Kaggle takes fewer than {LIMIT:,}: remove what is not needed from src/ or configs/")
     return Bundle(script, digest)
+
+
+def locked() -> dict[str, str]:
+    """The versions in requirements.txt of the packages that matter to a figure; of several for several Pythons the newest."""
+    lines = re.findall(r"^([\w-]+)==([^\s;]+)", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    return {name: number for name, number in lines if name in MATTER}
 
 
 def _tracked() -> list[Path]:

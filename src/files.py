@@ -82,9 +82,9 @@ def read_json(path: Path) -> dict:
 
 
 def write_rows(path: Path, rows: Sequence[dict]) -> None:
-    """A CSV file with the first row's keys as its header."""
+    """A CSV file whose header are the keys of all rows, in the order in which they are met; what a row lacks stays empty."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_bytes(path, text.getvalue().encode())

@@ -1,11 +1,11 @@
-"""The official Kaggle client as a program: its credentials, its commands, and what its answers really mean.
+"""The official Kaggle client: its credentials, its calls, and what its answers really mean.
 
-The client exits with 0 after many failures, so success is read from what it says.
+The command-line client exits with 0 after many failures and words them anew in every version, so its Python API is called, and
+success and failure are read from the replies and the HTTP status.
 """
 
 import json
 import os
-import re
 import shutil
 import stat
 import subprocess
@@ -77,68 +77,93 @@ def owner() -> str:
     """The user's name, from the credentials or from the service. Raises UserError when there are none."""
     mine = credentials()
     if mine.where is None:
-        raise UserError(f"no Kaggle credentials were found{'; ' + '; '.join(mine.faults) if mine.faults else ''}: make a token at {TOKENS} and put it where README says")
+        faults = f"; {'; '.join(mine.faults)}" if mine.faults else ""
+        raise UserError(f"no Kaggle credentials were found{faults}: make a token at {TOKENS} and put it where README says")
     for fault in mine.faults:
         print(f"note: {fault}", file=sys.stderr)
-    if mine.username:
-        return mine.username
-    found = re.search(r"username:\s*(\S+)", call(["config", "view"], "asking who you are"))
-    if not found or found[1] == "None":
+    found = mine.username or call("get_config_value", {"name": "username"}, "asking who you are")
+    if not found:
         raise UserError(f"Kaggle does not know whose {mine.where} is: make a new token at {TOKENS}")
-    return found[1]
+    return found
 
 
-def ask(arguments: list[str]) -> tuple[int, str]:
-    """Run the client once, its command printed. Returns its exit code and what it said on both channels."""
-    print(f"$ kaggle {' '.join(arguments)}", flush=True)
+@dataclass(frozen=True)
+class Failure:
+    """Why a call failed, by what no version of the client words: the service's whole message, the HTTP status of its answer
+    (None: no answer), and of a connection that failed whether the request can have arrived (`lost`) or not (`unsent`)."""
+
+    message: str
+    status: int | None = None
+    connection: str | None = None
+
+    @property
+    def unsent(self) -> bool:
+        return self.status == 429 or self.connection == "unsent"
+
+    @property
+    def busy(self) -> bool:
+        return self.unsent or self.status in (502, 503, 504) or self.connection == "lost"
+
+    @property
+    def missing(self) -> bool:
+        return self.status == 404
+
+    def __str__(self) -> str:
+        said = " ".join(self.message.split()).rstrip(".") or "it said nothing"
+        return f"HTTP {self.status}: {said}" if self.status else said
+
+
+def ask(method: str, arguments: dict) -> object | Failure:
+    """Call the client once, in a process of its own; what it prints is seen as it comes. Returns the reply, or why there is none."""
+    print(f"kaggle: {method}({', '.join(f'{name}={value!r}' for name, value in arguments.items())})", flush=True)
     environment = {name: value for name, value in os.environ.items() if name != "VERBOSE"}  # which prints the credentials
-    try:
-        done = subprocess.run([str(Path(sys.executable).with_name("kaggle")), *arguments], capture_output=True, text=True, env=environment)
-    except OSError as error:
-        raise UserError(f"the kaggle client cannot be started ({error.strerror}): install requirements.txt, or give the data with --data DIR") from error
-    return done.returncode, done.stdout + done.stderr
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "reply.json"
+        words = [sys.executable, str(Path(__file__).with_name("kaggle_call.py")), str(out), method, json.dumps(arguments)]
+        try:
+            code = subprocess.run(words, env=environment, stdin=subprocess.DEVNULL).returncode
+        except OSError as error:
+            raise UserError(f"the kaggle client cannot be started ({error.strerror}): install requirements.txt, or give the data with --data DIR") from error
+        if not out.is_file():
+            return Failure(f"the client ended with exit code {code} and said no more than stands above")
+        found = json.loads(out.read_text(encoding="utf-8"))
+    return found["reply"] if "reply" in found else Failure(**found)
 
 
-BUSY = re.compile(r"\b(429|502|503|504)\b|Too Many Requests|Connection ?(Error|reset|refused|aborted)|Max retries|timed out|RemoteDisconnected|IncompleteRead|Name or service", re.I)
+def call(
+    method: str, arguments: dict, what: str, refusal: Callable[[object], str | None] = lambda reply: None, slug: str | None = None,
+    missing_is_busy: bool = False, changes: str | None = None,
+) -> object:
+    """Call KaggleApi's `method` until it succeeds, waiting ever longer while the service is busy. Returns the reply.
 
-UNSENT = re.compile(r"\b429\b|Too Many Requests|Connection ?refused|Failed to establish|Name or service", re.I)
-MISSING = re.compile(r"\b404\b|not found", re.I)
-
-
-def call(arguments: list[str], what: str, good: Callable[[int, str], bool] = lambda code, said: code == 0, slug: str | None = None, missing_is_busy: bool = False,
-         changes: str | None = None) -> str:
-    """Run the client until it succeeds by `good`, waiting ever longer while the service is busy. Returns what it said.
-
-    Raises UserError with the service's own reason; `slug` is the competition whose rules a 403 is about. A command that
-    changes something is only repeated when it cannot have arrived; `changes` is the address where one would see it.
+    `refusal` says why a reply is none that was hoped for, or None. Raises UserError with the service's own reason; `slug` is the
+    competition whose rules a 403 is about. A call that changes something is only repeated when it cannot have arrived; `changes`
+    is the address where one would see it.
     """
     start, pause = time.monotonic(), PAUSE
     while True:
-        code, said = ask(arguments)
-        if good(code, said):
-            return said
-        busy = (UNSENT if changes else BUSY).search(said) or (missing_is_busy and MISSING.search(said))
+        found = ask(method, arguments)
+        if not isinstance(found, Failure):
+            reason = refusal(found)
+            if reason is None:
+                return found
+            found = Failure(reason)
+        busy = (found.unsent if changes else found.busy) or (missing_is_busy and found.missing)
         if not busy or time.monotonic() - start + pause > PATIENCE:
             break
-        print(f"{_reason(said)}: trying again in {pause:.0f} s", flush=True)
+        print(f"{found}: trying again in {pause:.0f} s", flush=True)
         time.sleep(pause)
         pause = min(2 * pause, 30.0)
-    lost = f": it may have arrived all the same, look at {changes} before you try again" if changes and BUSY.search(said) and not UNSENT.search(said) else ""
-    raise UserError(f"{what} failed ({_reason(said)}){lost or _advice(said, slug)}")
+    lost = f": it may have arrived all the same, look at {changes} before you try again" if changes and found.busy and not found.unsent else ""
+    raise UserError(f"{what} failed ({found}){lost or _advice(found, slug)}")
 
 
-def _reason(said: str) -> str:
-    """The last line that is no progress bar, warning or address: what the service gave as its reason."""
-    lines = [line.strip() for line in re.split(r"[\r\n]+", said) if line.strip() and not re.search(r"it/s|B/s\]|^\s*warn|Warning", line)]
-    return lines[-1].rstrip(".") if lines else "it said nothing"
-
-
-def _advice(said: str, slug: str | None) -> str:
-    if slug and re.search(r"\b403\b|Forbidden|accept this competition", said):
+def _advice(failure: Failure, slug: str | None) -> str:
+    if slug and failure.status == 403:
         return f": if that is why, accept the rules at {SITE}/competitions/{slug}/rules"
-    if re.search(r"\b401\b|Unauthorized|Unauthenticated|Authentication required", said):
+    if failure.status == 401:
         return f": the credentials in {credentials().where} are refused; make a new token at {TOKENS}"
-    if MISSING.search(said):
+    if failure.missing:
         return ": Kaggle knows no such competition or kernel, or it is not yours"
     return ""
 
@@ -150,7 +175,8 @@ def download(slug: str) -> Path:
     scratch.mkdir(parents=True, exist_ok=True)
     archive = scratch / f"{slug}.zip"
     try:
-        call(["competitions", "download", "-c", slug, "-p", str(scratch)], f"the download of {slug}", lambda code, said: code == 0 and archive.is_file(), slug)
+        call("competition_download_files", {"competition": slug, "path": str(scratch), "quiet": False}, f"the download of {slug}",
+             lambda reply: None if archive.is_file() else f"it left no {archive.name}", slug)
     except UserError as error:
         raise UserError(f"{error}; or give the data with --data DIR, or try the kit with --demo") from error
     finally:

@@ -3,9 +3,7 @@
 Every call of the official client is printed before it runs; nothing here prints a credential. Needs no torch, but for `weights`.
 """
 
-import csv
 import hashlib
-import io
 import re
 import secrets
 import shutil
@@ -66,8 +64,8 @@ def weights(argv: list[str]) -> None:
             shutil.copyfile(path, Path(folder) / path.name)
             reference = f"{client.owner()}/{slug}"
             write_json(Path(folder) / "dataset-metadata.json", {"title": slug, "id": reference, "licenses": [{"name": "other"}]})
-            client.call(["datasets", "create", "-p", folder, "-r", "zip"], "publishing the weights",
-                        lambda code, said: code == 0 and bool(re.search(r"is being created|created successfully", said)) and not re.search(r"error|Skipping", said, re.I),
+            client.call("dataset_create_new", {"folder": folder, "dir_mode": "zip"}, "publishing the weights",
+                        lambda reply: reply.get("error") or (None if reply.get("status") == "ok" else f"its status is {reply.get('status')}"),
                         changes=f"{client.SITE}/datasets/{reference}")
         print(f"published as the private dataset {reference}: ./run.sh push {given.config} --weights {reference} --no-internet")
 
@@ -107,23 +105,21 @@ def push(argv: list[str]) -> None:
     if before:
         meta["kernel_sources"] = [*meta["kernel_sources"], meta["id"]]
     run_id = secrets.token_hex(8)  # of this push: the output of an earlier one must not pass for it
-    found = bundle.build(given.config, config.name, [*given.settings, f"hours={given.hours}"], run_id, f"{config.model}.safetensors" if given.weights else "", bool(before))
+    found = bundle.build(given.config, config.name, [*given.settings, f"hours={given.hours}"], run_id, meta["machine_shape"], f"{config.model}.safetensors" if given.weights else "", bool(before))
     print(f"script.py: {len(found.script.encode()):,} bytes of at most {bundle.LIMIT:,}; bundle {found.digest[:16]}")
     address = f"{client.SITE}/code/{meta['id']}"
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "script.py").write_text(found.script, encoding="utf-8")
         write_json(Path(folder) / "kernel-metadata.json", meta)
-        said = client.call(["kernels", "push", "-p", folder], "the push", lambda code, said: code == 0 and bool(PUSHED.search(said)), config.slug, changes=address)
-    version = int(PUSHED.search(said)[1])
-    absent = [line for line in said.splitlines() if "not valid" in line]
+        reply = client.call("kernels_push", {"folder": folder}, "the push",
+                            lambda reply: reply.get("error") or (None if reply.get("versionNumber") else "it got no version number"), config.slug, changes=address)
+    version = reply["versionNumber"]
+    absent = [name for kind in ("Competition", "Dataset", "Kernel", "Model") for name in reply.get(f"invalid{kind}Sources") or ()]
     if absent:
-        raise UserError(f"version {version} was started without what it needs ({absent[0].strip()}): cancel it at {address}, and accept the rules at {client.SITE}/competitions/{config.slug}/rules")
+        raise UserError(f"version {version} was started without what it needs ({some(absent)}): cancel it at {address}, and accept the rules at {client.SITE}/competitions/{config.slug}/rules")
     write_json(_record(given.config), {"ref": meta["id"], "version": version, "run_id": run_id, "bundle": found.digest, "name": config.name, "time": round(time.time()),
                                        "settings": given.settings, "weights": given.weights, "no_internet": given.no_internet})
     print(f"version {version} is running: {address}\n./run.sh status {given.config} --wait, then ./run.sh fetch {given.config}")
-
-
-PUSHED = re.compile(r"Kernel version (\d+) successfully pushed")
 
 
 def _record(config: str) -> Path:
@@ -152,10 +148,9 @@ def status(argv: list[str]) -> None:
     pushed, start = _pushed(given.config), time.monotonic()
     address = f"{client.SITE}/code/{pushed['ref']}"
     while True:
-        said = client.call(["kernels", "status", pushed["ref"]], f"asking for the status of {pushed['ref']}", lambda code, said: code == 0 and "has status" in said,
-                           missing_is_busy=time.time() - pushed["time"] < 120)
-        found = re.search(r'has status "(?:\w+\.)?(\w*)"', said)
-        state = found[1] if found and found[1] else "QUEUED"
+        reply = client.call("kernels_status", {"kernel": pushed["ref"]}, f"asking for the status of {pushed['ref']}",
+                            missing_is_busy=time.time() - pushed["time"] < 120)
+        state = str(reply.get("status") or "QUEUED").upper()
         minutes = (time.monotonic() - start) / 60
         print(f"{pushed['ref']} version {pushed['version']}: {state}, {minutes:.0f} min waited", flush=True)
         if state in ENDED or not given.wait:
@@ -164,8 +159,8 @@ def status(argv: list[str]) -> None:
             raise UserError(f"{pushed['ref']} has not ended after {given.deadline:g} minutes; the same command waits on, and {address} shows it")
         time.sleep(given.every)
     if state in ENDED - {"COMPLETE"}:
-        reason = re.search(r'[Ff]ailure [Mm]essage:?\s*"?(.*?)"?\s*$', said, re.M)
-        raise UserError(f"the kernel ended as {state}{f' ({reason[1]})' if reason else ''}: its log is at {address}; after a cut session, ./run.sh push {given.config} --resume goes on")
+        reason = reply.get("failureMessage")
+        raise UserError(f"the kernel ended as {state}{f' ({reason})' if reason else ''}: its log is at {address}; after a cut session, ./run.sh push {given.config} --resume goes on")
     print(address)
 
 
@@ -181,7 +176,8 @@ def fetch(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
         fresh = Path(scratch) / "output"
         fresh.mkdir()
-        client.call(["kernels", "output", pushed["ref"], "-p", str(fresh), "-o", "--page-size", "200", "--file-pattern", r"(submission\.csv|manifest\.json|runs/.*)$"], f"fetching the output of {pushed['ref']}")
+        client.call("kernels_output", {"kernel": pushed["ref"], "path": str(fresh), "force": True, "page_size": 200,
+                                       "file_pattern": r"(submission\.csv|manifest\.json|runs/.*)$"}, f"fetching the output of {pushed['ref']}")
         manifest = _checked(fresh, pushed)
         fresh.rename(target)
     state = "" if manifest.get("state") == "trained" else f"; training stopped for time, ./run.sh push {config} --resume goes on"
@@ -223,10 +219,11 @@ def submit(argv: list[str]) -> None:
     _worth_it(given.csv, given.force)
     client.owner()
     known, page = {row.get("ref") for row in _submissions(config.slug)}, f"{client.SITE}/competitions/{config.slug}/submissions"
-    said = client.call(["competitions", "submit", config.slug, "-f", str(given.csv), "-m", given.message], "the submission",
-                       lambda code, said: code == 0 and "Successfully submitted" in said, config.slug, changes=page)
-    left = re.search(r"(\d+) submissions remaining today", said)
-    print(f"submitted: {page}" + (f"; {left[1]} more are allowed today" if left else ""))
+    client.call("competition_submit", {"file_name": str(given.csv), "message": given.message, "competition": config.slug}, "the submission",
+                lambda reply: None if reply.get("ref") else reply.get("message") or "it got no number", config.slug, changes=page)
+    limits = client.ask("competition_get_submission_limits", {"competition_name": config.slug})  # a courtesy: not insisted on
+    left = limits.get("numAllowedNow", 0) if isinstance(limits, dict) else None
+    print(f"submitted: {page}" + (f"; {left} more are allowed today" if left is not None else ""))
     for pause in (1, 5, 10, 20, 30):
         mine = next((row for row in _submissions(config.slug) if row.get("ref") not in known), {})
         state = mine.get("status", "PENDING").upper()
@@ -270,11 +267,8 @@ def submissions(argv: list[str]) -> None:
 
 
 def _submissions(slug: str) -> list[dict]:
-    said = client.call(["competitions", "submissions", slug, "-v"], "listing your submissions", slug=slug)
-    lines = said.splitlines()
-    start = next((number for number, line in enumerate(lines) if "fileName" in line and "," in line), None)  # warnings come before the table
-    rows = [] if start is None else list(csv.DictReader(io.StringIO("\n".join(lines[start:]))))
-    return [row | {"status": (row.get("status") or "").rpartition(".")[2]} for row in rows]
+    rows = client.call("competition_submissions", {"competition": slug, "page_size": 200}, "listing your submissions", slug=slug) or []
+    return [row | {"status": str(row.get("status") or "PENDING").rpartition(".")[2].upper()} for row in rows]
 
 
 VERBS = {"download": download, "weights": weights, "push": push, "status": status, "fetch": fetch, "submit": submit, "submissions": submissions}

@@ -23,6 +23,7 @@ def project(tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "project"
     for name in ("src", "configs", "kernels"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "requirements.txt", folder)
     for command in (["init", "-q"], ["add", "."]):
         subprocess.run(["git", "-C", str(folder), *command], check=True)
     monkeypatch.setattr(bundle, "ROOT", folder)
@@ -34,19 +35,19 @@ def archive_of(script: str) -> zipfile.ZipFile:
 
 
 def test_two_builds_are_identical_and_small(project, capsys):
-    first, second = (bundle.build("modelB", "modelB", ["epochs=3"], "run-1") for _ in range(2))
+    first, second = (bundle.build("modelB", "modelB", ["epochs=3"], "run-1", "NvidiaTeslaT4") for _ in range(2))
     assert first == second
     size = len(first.script.encode())
     print(f"bundle: {size:,} bytes")
     assert size < bundle.LIMIT / 3
     (project / "src/rules.py").write_text((project / "src/rules.py").read_text() + "\n# changed\n")
-    assert bundle.build("modelB", "modelB", ["epochs=3"], "run-1").digest != first.digest
+    assert bundle.build("modelB", "modelB", ["epochs=3"], "run-1", "NvidiaTeslaT4").digest != first.digest
 
 
 def test_only_tracked_files_travel_whole(project):
     (project / "src/secret.py").write_text("KEY = 'abc'")
     (project / "configs/kaggle.json").write_text('{"key": "abc"}')
-    content = archive_of(bundle.build("modelB", "modelB", [], "x").script)
+    content = archive_of(bundle.build("modelB", "modelB", [], "x", "NvidiaTeslaT4").script)
     tracked = subprocess.run(["git", "-C", str(project), "ls-files", "src", "configs"], capture_output=True, text=True).stdout.split()
     assert content.namelist() == sorted(tracked) and "src/main.py" in tracked
     assert all(content.read(name) == (project / name).read_bytes() for name in tracked)
@@ -61,7 +62,7 @@ def launcher(script: str, kaggle: Path) -> dict:
 
 
 def test_attached_weights_are_found_wherever_they_are_mounted(project, tmp_path):
-    names = launcher(bundle.build("modelB", "modelB", [], "x", "net.safetensors").script, tmp_path)
+    names = launcher(bundle.build("modelB", "modelB", [], "x", "NvidiaTeslaT4", "net.safetensors").script, tmp_path)
     with pytest.raises(SystemExit, match="net.safetensors is in none of the attached datasets"):
         names["attached_weights"]()
     for place in ("models/owner/model/framework/variation/1", "datasets/owner/slug", "slug"):
@@ -70,13 +71,13 @@ def test_attached_weights_are_found_wherever_they_are_mounted(project, tmp_path)
         link = tmp_path / "working/cache/net.safetensors"
         link.unlink(missing_ok=True)
         assert names["attached_weights"]() == [f"weights={link}"] and link.resolve() == (tmp_path / "input" / place / "net.safetensors").resolve()
-    assert launcher(bundle.build("modelB", "modelB", [], "x").script, tmp_path)["attached_weights"]() == []
+    assert launcher(bundle.build("modelB", "modelB", [], "x", "NvidiaTeslaT4").script, tmp_path)["attached_weights"]() == []
 
 
 def test_a_gpu_that_torch_cannot_use_is_refused(project, tmp_path, monkeypatch, capsys):
     import torch
 
-    say_where = launcher(bundle.build("modelB", "modelB", [], "x").script, tmp_path)["say_where"]
+    say_where = launcher(bundle.build("modelB", "modelB", [], "x", "NvidiaTeslaT4").script, tmp_path)["say_where"]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: "Tesla")
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80"])
@@ -92,7 +93,7 @@ def test_a_gpu_that_torch_cannot_use_is_refused(project, tmp_path, monkeypatch, 
 
 @pytest.mark.parametrize("version", [(3, 11), (3, 12), (3, 13)])
 def test_every_python_of_a_kernel_can_read_it(project, version):
-    script = bundle.build("modelA", "modelA", ["hours=11"], "x").script
+    script = bundle.build("modelA", "modelA", ["hours=11"], "x", "NvidiaTeslaT4").script
     for source in (script, *(archive_of(script).read(name).decode() for name in archive_of(script).namelist() if name.endswith(".py"))):
         ast.parse(source, feature_version=version)
 
@@ -103,26 +104,26 @@ def test_too_large_a_source_is_refused_before_it_is_pushed(project):
     (project / "configs/huge.yaml").write_bytes(random.Random(0).randbytes(900_000))
     subprocess.run(["git", "-C", str(project), "add", "."], check=True)
     with pytest.raises(UserError, match="Kaggle takes fewer than 1,000,000"):
-        bundle.build("modelB", "modelB", [], "x")
+        bundle.build("modelB", "modelB", [], "x", "NvidiaTeslaT4")
 
 
 def test_a_configuration_that_would_stay_behind_is_refused(project):
     shutil.copy(project / "configs/modelB.yaml", project / "configs/modelX.yaml")
     with pytest.raises(UserError, match="configs/modelX.yaml is not tracked by git"):
-        bundle.build("modelX", "modelX", [], "x")
+        bundle.build("modelX", "modelX", [], "x", "NvidiaTeslaT4")
 
 
 def test_a_run_to_go_on_with_must_be_there(project, tmp_path):
     (tmp_path / "input/slug").mkdir(parents=True)
     with pytest.raises(SystemExit, match="there is no run modelB in the attached output"):
-        launcher(bundle.build("modelB", "modelB", [], "x", "", True).script, tmp_path)["resume"]()
-    launcher(bundle.build("modelB", "modelB", [], "x").script, tmp_path)["resume"]()
+        launcher(bundle.build("modelB", "modelB", [], "x", "NvidiaTeslaT4", "", True).script, tmp_path)["resume"]()
+    launcher(bundle.build("modelB", "modelB", [], "x", "NvidiaTeslaT4").script, tmp_path)["resume"]()
 
 
 def test_outside_a_checkout_nothing_is_pushed(project):
     shutil.rmtree(project / ".git")
     with pytest.raises(UserError, match="is no git checkout"):
-        bundle.build("modelB", "modelB", [], "x")
+        bundle.build("modelB", "modelB", [], "x", "NvidiaTeslaT4")
 
 
 @pytest.mark.parametrize("config", ["modelA", "modelB"])

@@ -6,8 +6,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import requests
 from conftest import ROOT, SHARED, needs_shared
 
+import kaggle_call
 import kaggle_client
 import labels
 import locate
@@ -49,38 +51,67 @@ def test_kaggle_mounts_that_say_nothing_or_too_much(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def client(tmp_path, monkeypatch):
-    """A `kaggle` program beside a pretended Python; its body is given by the test."""
-    def install(body: str) -> None:
-        (tmp_path / "bin").mkdir(exist_ok=True)
-        program = tmp_path / "bin/kaggle"
-        program.write_text(f"#!{sys.executable}\nimport sys, zipfile\nslug, folder = sys.argv[4], sys.argv[6]\nassert sys.argv[1:3] == ['competitions', 'download']\n{body}\n")
-        program.chmod(0o755)
-        monkeypatch.setattr(kaggle_client.sys, "executable", str(tmp_path / "bin/python"))
+def client(monkeypatch):
+    """The client's one call, played by a function of the folder to download to, which returns a reply or a Failure."""
+    def install(body) -> None:
+        def ask(method: str, arguments: dict):
+            assert (method, arguments["competition"]) == ("competition_download_files", SLUG)
+            return body(Path(arguments["path"]))
+        monkeypatch.setattr(kaggle_client, "ask", ask)
     return install
 
 
-ZIP = "z = zipfile.ZipFile(f'{folder}/{slug}.zip', 'w')\n"
+def zipped(folder: Path, **files: str) -> None:
+    with zipfile.ZipFile(folder / f"{SLUG}.zip", "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name.replace("__", "/").replace("_", "."), content)
 
 
 def test_download_unpacks_and_is_found(client, home):
-    client(ZIP + "[z.writestr(name, 'id\\n') for name in ('train.csv', 'test.csv', 'images/a.png')]; z.close()")
+    client(lambda folder: zipped(folder, train_csv="id\n", test_csv="id\n", images__a_png="x"))
     folder = kaggle_client.download(SLUG)
     assert folder == home / "data" / SLUG and locate.find(None, SLUG, locate.COMPETITION).folder == folder
     assert [path.name for path in (home / "data").iterdir()] == [SLUG]
 
 
 @pytest.mark.parametrize(("body", "sentence"), [
-    ("print('403 Client Error: Forbidden'); sys.exit(1)", f"accept the rules at https://www.kaggle.com/competitions/{SLUG}/rules"),
-    ("pass", "it said nothing"),
-    (ZIP + "z.writestr('../evil.txt', 'x'); z.close()", "lead out of its folder"),
-    ("open(f'{folder}/{slug}.zip', 'wb').write(b'PK' * 50)", "is damaged"),
+    (lambda folder: kaggle_client.Failure("Forbidden", 403), f"accept the rules at https://www.kaggle.com/competitions/{SLUG}/rules"),
+    (lambda folder: kaggle_client.Failure("first line\nlast line of the reply"), "failed \\(first line last line of the reply\\)"),
+    (lambda folder: None, f"it left no {SLUG}.zip"),
+    (lambda folder: zipped(folder, **{"..__evil_txt": "x"}), "lead out of its folder"),
+    (lambda folder: (folder / f"{SLUG}.zip").write_bytes(b"PK" * 50), "is damaged"),
 ])
 def test_a_download_that_fails_leaves_nothing(client, home, body, sentence):
     client(body)
     with pytest.raises(UserError, match=sentence):
         kaggle_client.download(SLUG)
     assert not list((home / "data").iterdir()) and not list(home.rglob("evil.txt"))
+
+
+@pytest.mark.parametrize(("error", "status", "connection"), [
+    (lambda response: requests.HTTPError("Too many", response=response(429)), 429, None),
+    (lambda response: ValueError("a wrapper's own words"), 403, None),  # raised while the HTTP error was handled
+    (lambda response: requests.ConnectionError("reset"), None, "lost"),
+    (lambda response: requests.ConnectTimeout("late"), None, "unsent"),
+    (lambda response: SystemExit(1), None, None),
+])
+def test_a_failure_is_told_by_status_and_connection(error, status, connection):
+    """And not by what a version of the client says of it."""
+    def response(code):
+        found = requests.Response()
+        found.status_code = code
+        return found
+
+    try:
+        try:
+            if isinstance(error(response), ValueError):
+                raise requests.HTTPError("Forbidden", response=response(403))
+        finally:
+            raise error(response)
+    except BaseException as raised:
+        found = kaggle_client.Failure(**kaggle_call.failure(raised))
+    assert (found.status, found.connection) == (status, connection)
+    assert found.busy == (status == 429 or connection is not None) and found.unsent == (status == 429 or connection == "unsent")
 
 
 def test_a_damaged_file_in_the_archive_is_noticed(tmp_path):

@@ -128,7 +128,7 @@ def test_a_cut_session_is_resumed_by_a_second_push(service, home, call):
 @pytest.fixture
 def quick(service, monkeypatch):
     """Kernels that end at once: what is pushed keeps its run id and bundle, and writes a manifest without training."""
-    def build(config, name, settings, run_id, weights="", resume=False):
+    def build(config, name, settings, run_id, accelerator, weights="", resume=False):
         manifest = {"run_id": run_id, "bundle": "b" * 64, "state": "trained", "files": {"submission.csv": kernel.hashlib.sha256(b"x").hexdigest()}}
         return kernel.bundle.Bundle(f"open('submission.csv', 'w').write('x')\nopen('manifest.json', 'w').write({json.dumps(manifest)!r})\n", "b" * 64)
 
@@ -142,8 +142,8 @@ def refused(said, sentence: str) -> None:
 
 
 @pytest.mark.parametrize(("fault", "times", "sentence"), [
-    ("push_error", 1, "the push failed (Kernel push error: Maximum batch GPU session count of 2 reached)"),
-    ("invalid_sources", 1, f"version 1 was started without what it needs (The following are not valid competition sources and could not be added to the kernel: ['{SLUG}']): cancel it at"),
+    ("push_error", 1, "the push failed (Maximum batch GPU session count of 2 reached)"),
+    ("invalid_sources", 1, f"version 1 was started without what it needs ({SLUG}): cancel it at"),
 ])
 def test_a_push_that_failed_with_exit_code_0(fault, times, sentence, quick, home, call):
     quick.faults[fault] = times
@@ -158,7 +158,7 @@ def test_a_service_that_is_busy_or_late_is_waited_for(quick, call):
     said = call("kernel", "status", "modelB", "--wait", "--every", "0.1")
     assert said.code == 0 and "trying again" in said.out and "COMPLETE" in said.out, said.err
     quick.faults["throttled"] = 99
-    refused(call("kernel", "status", "modelB"), "failed (Too many requests)")
+    refused(call("kernel", "status", "modelB"), "failed (HTTP 429: Too many requests)")
 
 
 def test_an_output_that_is_stale_cut_or_an_error_page(quick, home, call):
@@ -171,7 +171,7 @@ def test_an_output_that_is_stale_cut_or_an_error_page(quick, home, call):
     quick.faults["error_page"] = 99
     refused(call("kernel", "fetch", "modelB"), "manifest.json is not JSON")
     quick.faults = {"cut": 99}
-    refused(call("kernel", "fetch", "modelB"), "Connection broken")
+    refused(call("kernel", "fetch", "modelB"), "fetching the output of tester/cxr-model-b failed (")
     assert not list((home / "fetched").iterdir())
     quick.faults = {"cut": 1}
     assert call("kernel", "fetch", "modelB").code == 0  # cut once: fetched again
@@ -183,7 +183,7 @@ def test_a_download_that_is_refused_cut_or_an_error_page(service, home, call):
     Path("other.yaml").write_text((Path(files.ROOT) / "configs/modelB.yaml").read_text().replace(SLUG, "no-such-one"))
     service.faults["rules"] = 1
     refused(call("kernel", "download"), f"if that is why, accept the rules at https://www.kaggle.com/competitions/{SLUG}/rules")
-    refused(call("kernel", "download", "other.yaml"), "failed (Competition not found: no-such-one): Kaggle knows no such competition")
+    refused(call("kernel", "download", "other.yaml"), "failed (HTTP 404: Competition not found: no-such-one): Kaggle knows no such competition")
     service.faults = {"error_page": 1}
     refused(call("kernel", "download"), "is damaged")
     assert not list((home / "data").iterdir())
@@ -198,7 +198,7 @@ def test_submissions_that_fail(service, home, call):
     (home / "submissions").mkdir()
     good = home / "submissions/mine.csv"
     files.write_submission(good, ids, table.classes, np.eye(20, dtype=int)[[19] * len(ids)], ids)
-    for fault, sentence in (("upload_failed", "Could not submit to competition"), ("daily_limit", "reached the daily submission limit"), ("rules", "accept the rules at")):
+    for fault, sentence in (("upload_failed", "the submission failed ("), ("daily_limit", "the submission failed (HTTP 400: You have reached the daily submission limit for this competition)"), ("rules", "accept the rules at")):
         service.faults = {fault: 1}
         refused(call("kernel", "submit", good, "-m", "x"), sentence)
     service.faults = {}
@@ -225,7 +225,7 @@ def test_weights_are_published_as_a_private_dataset(service, home, call):
     said = call("kernel", "weights", "modelB", "--publish")
     assert said.code == 0 and "--weights tester/weights-convnext-tiny-fb-in1k --no-internet" in said.out, said.err
     assert service.datasets["tester/weights-convnext-tiny-fb-in1k"]["convnext_tiny.fb_in1k.safetensors"] == b"weights"
-    refused(call("kernel", "weights", "modelB", "--publish"), "already in use")
+    refused(call("kernel", "weights", "modelB", "--publish"), "publishing the weights failed (")
 
 
 def test_weights_are_fetched_into_a_file_that_a_run_can_use(home, call, monkeypatch):
