@@ -20,6 +20,12 @@ Count = Annotated[int, Field(ge=0, le=10**9)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
+def later(default, **limits):
+    """A key that the first versions did not have. Its default is what they did, and it counts in comparisons and digests only
+    where it differs from that: what an older version began goes on."""
+    return Field(default, json_schema_extra={"later": True}, **limits)
+
+
 Strength = Annotated[float, Field(gt=0, le=2)]
 HEAD = r"^(none|{0}(->{0})*)$".format(r"[1-9]\d{0,4}/(0|0?\.\d+)")
 
@@ -103,6 +109,12 @@ class Config(BaseModel):
             raise ValueError("it is written none, or NAME:NUMBER, for example sampler:0.5 or oversampling:0.1")
         return {name: exponent for name, _, exponent in parts}
 
+    @classmethod
+    def meaning(cls, values: dict) -> dict:
+        """The keys and values of a configuration, as run.json holds them, without later keys at their defaults."""
+        later = {name: field.default for name, field in cls.model_fields.items() if (field.json_schema_extra or {}).get("later")}
+        return {key: value for key, value in values.items() if not (key in later and value == later[key])}
+
     @property
     def chosen_split_seed(self) -> int:
         return self.seed if self.split_seed == "seed" else self.split_seed
@@ -163,7 +175,8 @@ def spelled(imbalance: dict[str, float]) -> str:
     return "+".join(f"{name}:{exponent:g}" for name, exponent in imbalance.items()) or "none"
 
 
-INDIFFERENT = {"name", "workers", "hours", "rule", "temperature"}  # a run may go on, or be decided anew, with these changed
+NO_RESULT = {"name", "workers", "hours"}  # they change no figure
+INDIFFERENT = NO_RESULT | {"rule", "temperature"}  # a run may go on, or be decided anew, with these changed
 
 
 def load(name: str, overrides: Sequence[str] = (), synthetic: bool = False, demo_settings: bool = False) -> Config:
@@ -238,5 +251,7 @@ def _checked(values: dict, origin: dict[str, str]) -> Config:
 
 def differences(old: dict, new: dict) -> list[str]:
     """The keys that would change what a run learned and predicted, as `lr (0.0001 → 5e-05)`."""
+    kind = KINDS[new["task"]]
+    old, new = kind.meaning(old), kind.meaning(new)
     keys = [key for key in sorted(old.keys() | new.keys()) if key not in INDIFFERENT and old.get(key) != new.get(key)]
     return [f"{key} ({old.get(key)} → {new.get(key)})" for key in keys]

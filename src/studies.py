@@ -27,7 +27,6 @@ from task import TASKS, Task
 Value = bool | int | float | str | list
 Settings = dict[str, Value]
 Mean = tuple[float, float | None]  # and its standard deviation, where it is known
-NOT_OF_A_CELL = {"name", "workers", "hours"}  # what changes nothing about a figure
 TOY_SEEDS = 2
 PUBLISHED = 3  # replicates of every published mean
 
@@ -108,14 +107,14 @@ class Cell:
 
     @property
     def key(self) -> str:
-        return self._digest(NOT_OF_A_CELL)
+        return self._digest(settings.NO_RESULT)
 
     def run(self, data: str) -> str:
         """The name of the run that this cell is decided from; `data` names the data set."""
         return f"cell-{digest(f'{self._digest(settings.INDIFFERENT)} {data}'.encode())}"
 
     def _digest(self, without: set[str]) -> str:
-        kept = {key: value for key, value in self.config.model_dump().items() if key not in without}
+        kept = {key: value for key, value in self.config.meaning(self.config.model_dump()).items() if key not in without}
         return digest(json.dumps(kept, sort_keys=True).encode())
 
 

@@ -94,6 +94,25 @@ def test_a_kernel_is_fetched_and_pushed_on(old, home, call, tmp_path, monkeypatc
     assert json.loads((home / "fetched/modelB-v2/manifest.json").read_text())["state"] in ("paused", "trained")
 
 
+def test_a_key_that_comes_later_counts_only_where_it_differs(old, home, call, monkeypatch):
+    """`ema`, had it been added today: old runs, reports and cells keep their names; asked for, it is another run."""
+    import config
+    import studies
+
+    class Later(config.Competition):
+        ema: float = config.later(0.0, ge=0)
+
+    path, study = studies.read(str(old / "study.yaml"))
+    before = [(cell.key, cell.run("data")) for cell in studies.cells(study, path)]
+    monkeypatch.setitem(config.KINDS, "competition", Later)
+    assert [(cell.key, cell.run("data")) for cell in studies.cells(study, path)] == before
+    assert not {key for key, _ in before} & {cell.key for cell in studies.cells(study, path, ["ema=0.99"])}
+    asked = ["main", "modelB", "--data", old / "set", *TINY, "model=cnn1", "epochs=2", "name=whole"]
+    assert call(*asked).code == 0
+    said = call(*asked, "ema=0.9")
+    assert said.code == 2 and "ema (None → 0.9)" in said.err
+
+
 class Ended:
     """A process that came to its end, as Double's versions have one."""
 
