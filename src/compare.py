@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-import config as settings
 import evaluate
-import folds
-import score
-import stats
-from errors import Parser, UserError, command, some
-from files import SYNTHETIC, read_json, read_run, shown, write_json, write_rows
-from task import TASKS, Task
+from answers import stats
+from core.errors import Parser, UserError, command, some
+from core.files import SYNTHETIC, read_json, shown, write_json, write_rows
+from core.task import Task
+from tasks.opened import Opened, open_run
 
 ALPHA = 0.05
 MANY = 3  # comparisons with one reference from which Holm's p stands beside each
@@ -42,11 +40,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Side:
-    """What is compared: runs with their run.json and report.json, or, without runs, a published figure."""
+    """What is compared: runs with their report.json, or, without runs, a published figure."""
 
     name: str
-    runs: list[Path]
-    about: list[dict]
+    runs: list[Opened]
     reports: list[dict]
     published: Sample | None = None
 
@@ -56,15 +53,15 @@ def sides(words: Sequence[str]) -> list[Side]:
     """Read what was given. Raises UserError for text that is neither, folders that are no runs, a run that stands twice, and runs
     of different tasks."""
     found = [_side(word) for word in words]
-    runs = [run for side in found for run in side.runs]
+    runs = [run.folder for side in found for run in side.runs]
     places = [run.resolve() for run in runs]
     twice = sorted({shown(run) for run, place in zip(runs, places, strict=True) if places.count(place) > 1})
     if twice:
         raise UserError(f"{some(twice)} stands more than once among what is compared: name every run once, since replicates are to be independent")
-    kinds = {type(settings.of_run(about)) for side in found for about in side.about}
+    kinds = {type(run.task) for side in found for run in side.runs}
     if len(kinds) > 1:
         raise UserError("runs of different tasks cannot be compared: name those of one")
-    return [Side(side.name, side.runs, side.about, [reported(run, about) for run, about in zip(side.runs, side.about, strict=True)], side.published) for side in found]
+    return [Side(side.name, side.runs, [reported(run) for run in side.runs], side.published) for side in found]
 
 
 def _side(word: str) -> Side:
@@ -78,12 +75,12 @@ def _side(word: str) -> Side:
         mean, sd, n = float(match[1]), float(match[2]), int(match[3])
         if not (math.isfinite(mean) and 0 <= sd < math.inf and n > 0):
             raise UserError(f"{word!r} will not do: an s.d. is not negative, and there is at least one replicate; {HOW}")
-        return Side(name or "published", [], [], [], Sample(n, mean, sd if n > 1 else math.nan))
+        return Side(name or "published", [], [], Sample(n, mean, sd if n > 1 else math.nan))
     pieces = [text] if text and Path(text).exists() else [piece.strip() for piece in text.split(",") if piece.strip()]
     runs = [Path(run) for piece in pieces for run in _folders(piece)]
     if not runs:
         raise UserError(f"{word!r} names no run folder: give folders, with commas between replicates, or a glob in quotes; {HOW}")
-    return Side(name or text, runs, [read_run(run) for run in runs], [])
+    return Side(name or text, [open_run(run) for run in runs], [])
 
 
 def _folders(piece: str) -> list[str]:
@@ -97,45 +94,45 @@ def _folders(piece: str) -> list[str]:
     return found
 
 
-def reported(run: Path, about: dict) -> dict:
+def reported(run: Opened) -> dict:
     """The report of a run: its report.json, made anew when it is missing, older than the calibration, of another rule or incomplete."""
-    path, calibration = run / "report.json", run / "calibration.json"
+    path, calibration = run.folder / "report.json", run.folder / "calibration.json"
     if not path.is_file() or (calibration.is_file() and calibration.stat().st_mtime_ns > path.stat().st_mtime_ns):
         return _written(run)
     found = read_json(path)
-    whole = {"run", "rule", "validation", "per_class"} <= found.keys() and found["rule"] == about["config"].get("rule")
+    whole = {"run", "rule", "validation", "per_class"} <= found.keys() and found["rule"] == run.about["config"].get("rule")
     return found if whole else _written(run)
 
 
-def _written(run: Path) -> dict:
-    found = evaluate.evaluate(run)
-    print(f"wrote {shown(run / 'report.json')} and per_class.csv")
+def _written(run: Opened) -> dict:
+    found = evaluate.evaluate(run.folder)
+    print(f"wrote {shown(run.folder / 'report.json')} and per_class.csv")
     return found
 
 
 def task_of(found: Sequence[Side]) -> Task | None:
     """The task of the runs; None where there are only published figures. Raises UserError for runs that are not to be compared:
     of other labels, or of which only some have a labelled test part."""
-    every = [(run, about, report) for side in found for run, about, report in zip(side.runs, side.about, side.reports, strict=True)]
+    every = [(run, report) for side in found for run, report in zip(side.runs, side.reports, strict=True)]
     if not every:
         return None
-    first, about, report = every[0]
-    config = settings.of_run(about)
-    for run, other, its in every[1:]:
-        if other["classes"] != about["classes"]:
-            odd = sorted(set(other["classes"]) ^ set(about["classes"]))
-            raise UserError(f"{shown(first)} and {shown(run)} have different lists of labels ({some(odd) if odd else 'in different orders'}): "
+    first, report = every[0]
+    classes = first.about["classes"]
+    for run, its in every[1:]:
+        if run.about["classes"] != classes:
+            odd = sorted(set(run.about["classes"]) ^ set(classes))
+            raise UserError(f"{shown(first.folder)} and {shown(run.folder)} have different lists of labels ({some(odd) if odd else 'in different orders'}): "
                             "compare runs with the same labels")
         if ("test" in its) != ("test" in report):
-            raise UserError(f"of {shown(first)} and {shown(run)} only one has a labelled test part: compare runs evaluated on the same part")
-    return TASKS[config.task](config)
+            raise UserError(f"of {shown(first.folder)} and {shown(run.folder)} only one has a labelled test part: compare runs evaluated on the same part")
+    return first.task
 
 
 def doubts(side: Side) -> list[str]:
     """What makes runs that were given as replicates none: other settings than the seed's, or the same seed."""
-    plain = [{key: value for key, value in about["config"].items() if key not in ("name", "seed", "split_seed")} for about in side.about]
+    plain = [{key: value for key, value in run.config.meaning.items() if key not in ("name", "seed", "split_seed")} for run in side.runs]
     differing = sorted({key for one in plain[1:] for key in one.keys() | plain[0].keys() if one.get(key) != plain[0].get(key)} - {"workers", "hours", "device"})
-    seeds = [about["config"].get("seed") for about in side.about]
+    seeds = [run.config.seed for run in side.runs]
     return ([f"WARNING: the runs of {side.name} differ in more than the seed, so they are no replicates of one configuration: {some(differing)}"] * bool(differing)
             + [f"WARNING: runs of {side.name} share a seed, so they may be copies, not independent replicates: seeds {some(seeds)}"] * (len(set(seeds)) < len(seeds)))
 
@@ -157,7 +154,7 @@ def figure(side: Side, task: Task | None, metric: str) -> Sample:
         try:
             found = task.headline(report)
         except (KeyError, TypeError) as error:
-            raise UserError(f"{shown(run / 'report.json')} is damaged (it lacks {error}): delete it, and it is made again") from error
+            raise UserError(f"{shown(run.folder / 'report.json')} is damaged (it lacks {error}): delete it, and it is made again") from error
         if metric not in found:
             raise UserError(f"runs of the task {task.name} have no figure {metric!r}; there are {', '.join(found)}")
         values.append(found[metric])
@@ -225,13 +222,8 @@ def paired(task: Task, ours: Side, theirs: Side) -> dict:
     "reference"} and what `Task.paired` gives. Raises UserError for sides of different sizes, and for runs on other images."""
     if len(ours.runs) != len(theirs.runs):
         raise UserError(f"{ours.name} has {len(ours.runs)} runs and {theirs.name} {len(theirs.runs)}, and pairs are made in their order: give as many of each")
-    opened = [[_opened(run, about) for run, about in zip(side.runs, side.about, strict=True)] for side in (ours, theirs)]
-    return {"figure": task.monitor, "name": ours.name, "reference": theirs.name, **task.paired(*opened, folds.of_run(theirs.runs[0], theirs.about[0]))}
-
-
-def _opened(run: Path, about: dict) -> tuple:
-    config, _, val, calibration = score.opened(run)
-    return val, evaluate.labelled_test(run, about), calibration, config.rule
+    found = [[run.evidence for run in side.runs] for side in (ours, theirs)]
+    return {"figure": task.monitor, "name": ours.name, "reference": theirs.name, **task.paired(*found, theirs.runs[0].rows)}
 
 
 def paired_lines(found: Sequence[dict]) -> list[str]:

@@ -8,18 +8,24 @@ from pathlib import Path
 
 import numpy as np
 
-import decision
-from calibrate import estimate_counts
-from errors import Parser, UserError, command
-from files import Logits, read_json, read_logits, shown
-from labels import read_counts, read_ids
-from task import Task, competition
+from answers import single_label
+from answers.posterior import estimate_counts
+from core import submission
+from core.errors import Parser, UserError, command
+from core.files import read_json, shown
+from core.logits_file import Logits, read_logits
+from core.task import Problem
+from images.labels import read_counts, read_ids
+from tasks.registry import problem_of
 
 
-def decide(task: Task, tests: Sequence[Logits], calibration: dict, rule: str, out: Path, test_ids: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
+def decide(
+    task: Problem, tests: Sequence[Logits], calibration: dict, rule: str, out: Path, test_ids: np.ndarray,
+    counts: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
     """Write the submission and return the sum of every class's answers, [C]. `counts` replaces the natural class counts."""
     answers = task.decide(tests, calibration, rule, counts)
-    task.write(out, tests[0].ids, tests[0].classes, answers, test_ids)
+    submission.write(out, tests[0].ids, tests[0].classes, answers, test_ids, task.fault)
     return answers.sum(axis=0)
 
 
@@ -34,10 +40,10 @@ def merged(paths: Sequence[Path]) -> dict:
     """One calibration of several files, their networks in order."""
     found = [read_json(path) for path in paths]
     for path, calibration in zip(paths, found, strict=True):
-        missing = [key for key in ("classes", "costs", "networks") if key not in calibration]
+        missing = [key for key in ("classes", "networks") if key not in calibration]
         if missing or not isinstance(calibration["networks"], list):
             raise UserError(f"{shown(path)} is no calibration: make it with tune")
-        if any(calibration[key] != found[0][key] for key in ("classes", "costs")):
+        if any(calibration.get(key) != found[0].get(key) for key in ("classes", "costs")):
             raise UserError(f"{shown(path)} was fitted for other classes or costs than {shown(paths[0])}")
     return {**found[0], "networks": [network for calibration in found for network in calibration["networks"]]}
 
@@ -57,15 +63,16 @@ def main(argv: list[str]) -> None:
         raise UserError(f"rule {given.rule} does not use class counts: --counts and --estimate-counts need --rule bayes")
     if given.counts and given.estimate_counts:
         raise UserError("--counts and --estimate-counts exclude each other: give one")
-    task, tests, calibration = competition(), [read_logits(path) for path in given.tests], merged(given.calibration)
+    tests, calibration = [read_logits(path) for path in given.tests], merged(given.calibration)
+    problem = problem_of(tests)
     classes = tests[0].classes.tolist()
     counts = read_counts(given.counts, classes) if given.counts else None
     if given.estimate_counts:
-        counts = estimate_counts(decision.posterior(tests, calibration), tests[0].counts)
+        counts = estimate_counts(single_label.posterior(tests, calibration), tests[0].counts)
     test_ids = read_ids(given.test_csv) if given.test_csv else tests[0].ids
-    answered = decide(task, tests, calibration, given.rule, given.out, test_ids, counts)
-    frequency = sum(test.counts for test in tests) if counts is None else counts
-    lines = counts_table(classes, answered, frequency / frequency.sum() * len(test_ids))
+    answered = decide(problem, tests, calibration, given.rule, given.out, test_ids, counts)
+    frequency = sum(test.counts for test in tests) / sum(test.rows for test in tests) if counts is None else counts / counts.sum()
+    lines = counts_table(classes, answered, frequency * len(test_ids))
     print("\n".join([*lines, f"wrote {shown(given.out)}: {len(test_ids)} rows by rule {given.rule}"]))
 
 

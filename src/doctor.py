@@ -6,11 +6,12 @@ import platform
 import shutil
 import subprocess
 
-import bundle
-import kaggle_client
-import locate
-from errors import Parser, UserError, command
-from files import ROOT, home, shown
+from core.errors import Parser, UserError, command
+from core.files import ROOT, home, shown
+from images import locate
+from leaderboard import bundle, client
+from tasks.competition import Competition
+from tasks.padchest import Padchest
 
 PACKAGES = ("torch", "torchvision", "timm", "albumentations", "opencv-python-headless", "numpy", "scikit-learn", "scipy", "iterative-stratification", "torchxrayvision", "pydantic", "safetensors", "kaggle", "six")
 SLUG = "26-t-1-dl-gen-ainppe-1"
@@ -25,12 +26,12 @@ def checks() -> list[tuple[bool, str, str]]:
         except importlib.metadata.PackageNotFoundError:
             lines.append((False, name, "not installed: ./run.sh installs requirements.txt when it is missing"))
     try:
-        source = locate.find(None, SLUG, locate.COMPETITION)
+        source = locate.find(None, SLUG, Competition.layout)
         lines.append((source is not None, "data", f"in {shown(source.folder)}" if source else "none found: ./run.sh download, or give --data DIR"))
     except UserError as error:
         lines.append((False, "data", str(error)))
     try:
-        source = locate.find(None, "padchest", locate.PADCHEST) if (home() / "data" / "padchest").is_dir() else None
+        source = locate.find(None, "padchest", Padchest.layout) if (home() / "data" / "padchest").is_dir() else None
         lines.append((True, "PadChest", f"in {shown(source.folder)}" if source else "not in data/padchest (needed for ./run.sh padchest only; --data DIR names another place)"))
     except UserError as error:
         lines.append((False, "PadChest", str(error)))
@@ -38,8 +39,8 @@ def checks() -> list[tuple[bool, str, str]]:
     lines.append((True, "weights", ", ".join(map(shown, found)) or "no file in weights/: fetched from the hub when a run begins, or by ./run.sh weights CONFIG"))
     free = shutil.disk_usage(home()).free
     lines.append((free > 10e9, "disk", f"{free / 1e9:.0f} GB free in {shown(home())}"))
-    mine = kaggle_client.credentials()
-    lines.append((mine.where is not None, "Kaggle", f"credentials in {mine.where}" if mine.where else f"no credentials: make a token at {kaggle_client.TOKENS}"))
+    mine = client.credentials()
+    lines.append((mine.where is not None, "Kaggle", f"credentials in {mine.where}" if mine.where else f"no credentials: make a token at {client.TOKENS}"))
     lines += [(False, "Kaggle", fault) for fault in mine.faults]
     for path in sorted((ROOT / "kernels").glob("*/kernel-metadata.json")):
         try:

@@ -17,16 +17,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from errors import Parser, UserError, command, some
-
-import evaluate
-import folds
-import locate
-import sources
-import studies
-from files import ROOT, SYNTHETIC, digest, home, read_json, read_logits, read_run, shown, write_bytes, write_json, write_rows
-from studies import Cell, Study
-from task import Task
+import tune
+from core.data_set import Layout
+from core.errors import Parser, UserError, command, some
+from core.files import ROOT, SYNTHETIC, digest, home, read_json, shown, write_bytes, write_json, write_rows
+from core.task import Evidence, Task
+from images import locate
+from tasks import studies
+from tasks.opened import open_run
+from tasks.studies import Cell, Study
 
 OUTPUT = "output.log"  # what the main job said, in the run's folder
 
@@ -49,9 +48,9 @@ class Data:
         return [*(["--data", str(self.folder)] if self.folder else []), *["--demo"] * self.quick]
 
 
-def find(given: str | None, slug: str, layout: locate.Layout, want_demo: bool) -> Data:
+def find(given: str | None, slug: str, layout: Layout, want_demo: bool) -> Data:
     """The data set as the main job would find it, without making the synthetic one."""
-    source = sources.found(given, slug, layout, want_demo)
+    source = locate.data_set(given, slug, layout, want_demo)
     if source is None:
         return Data(None, "built-in", True, True)
     return Data(source.folder, digest(b"".join(path.read_bytes() for path in source.tables)), source.synthetic, want_demo)
@@ -106,9 +105,10 @@ def train(cell: Cell, run: Path, data: Data, lock: int) -> None:
 
 def record(cell: Cell, run: Path, data: Data, task: Task) -> dict:
     """The cell's figures, from the run's logits decided by the cell's own rule and temperature; nothing of the run is changed."""
-    about, val = read_run(run), read_logits(run / "val_logits.npz")
-    calibration = task.calibrate([val], None if cell.config.temperature == "tune" else cell.config.temperature)
-    report = task.report(val, evaluate.labelled_test(run, about), calibration, cell.config.rule, folds.of_run(run, about)) | {"rule": cell.config.rule}
+    opened = open_run(run)
+    about, calibration = opened.about, task.calibrate([opened.val], tune.given(cell.config))
+    found = Evidence(opened.val, opened.test, calibration, cell.config.rule)
+    report = task.report(found, opened.rows) | {"rule": cell.config.rule}
     return {
         "row": cell.row, "seed": cell.config.seed, "run": run.name,
         "data": str(data.folder or "built-in"), "labels": data.labels, "synthetic": bool(about["synthetic"]),
@@ -195,7 +195,9 @@ def main(argv: list[str]) -> None:
         raise UserError("--collect only reads finished cells: leave --part and --data out")
     path, study = studies.read(given.study)
     quick = given.demo or given.toy
-    asked = studies.cells(study, path, given.settings, quick, quick, given.toy)
+    from net.checks import check  # here, for it loads torch
+
+    asked = studies.cells(study, path, given.settings, quick, quick, given.toy, check)
     if given.collect:
         data, failed = None, []
         records = studies.collected(given.collect, asked)
@@ -207,7 +209,7 @@ def main(argv: list[str]) -> None:
         task = studies.task_of(asked)
         data = find(given.data, asked[0].config.slug, task.layout, quick)
         if data.quick != quick:  # nothing was found, and the synthetic set has settings of its own
-            asked = studies.cells(study, path, given.settings, True, True, given.toy)
+            asked = studies.cells(study, path, given.settings, True, True, given.toy, check)
         synthetic = data.synthetic
     folder = home() / "studies" / f"{path.stem}{'-toy' * given.toy}{'-demo' * (synthetic and not given.toy)}"
     print("\n".join([f"{path.stem}: {study.title}", *[SYNTHETIC] * synthetic,

@@ -11,26 +11,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from errors import Parser, UserError, command, some  # first, so that Ctrl-C is quiet while the rest loads
-
-import cam
-import config as settings
-import data
-import lungs
-import machine as machinery
-import model
-import prepare
-import score
-from cam import Tile
-from examples import Example
-from files import Logits, home, read_logits, read_run, shown, write_bytes, write_rows
-from locate import Source
-from runs import Run
-from task import Task
+from answers import overlays
+from answers.overlays import Tile
+from core.data_set import Source
+from core.errors import Parser, UserError, command, some  # first, so that Ctrl-C is quiet while the rest loads
+from core.examples import Example
+from core.files import home, shown, write_bytes, write_rows
+from core.logits_file import Logits
+from core.runs import Run
+from core.task import Task
+from images import lungs, prepare
+from images import pack as images_pack
+from net import cam, checkpoint, model
+from net import machine as machinery
+from tasks.opened import open_run
 
 
 def explain(
-    run: Run, source: Source, task: Task, config: settings.Config, content: Logits, examples: Sequence[Example], masks: Path | None, out: Path
+    run: Run, source: Source, task: Task, content: Logits, examples: Sequence[Example], masks: Path | None, out: Path
 ) -> list[dict]:
     """Write the pictures, the sheet and the CSV into `out`; returns the CSV's rows.
 
@@ -38,19 +36,20 @@ def explain(
     any. A row's `map` is a kind of `cam.spread`; `energy_in_lungs` is the share of that map inside the lung mask and
     `lungs_in_image` the mask's share of the image, which is what chance would give; empty where there is no mask, or no map. Raises UserError for images that are not in the data set or cannot be read.
     """
+    config = task.config
     machine = machinery.pick(config.model_copy(update={"precision": "fp32"}))  # gradients of bf16 are coarse
     every = content.ids.tolist()
     cropper = lungs.build(config.crop, config.masks, home() / "weights", machine.device, every)
     masker = lungs.Masks(masks, every) if masks else cropper if config.crop != "none" or not config.masks else lungs.Masks(Path(config.masks), every)
     net = machine.place(model.build(config, len(content.classes), weights="none"))
-    net.load_state_dict(run.load_checkpoint("best.pt", machine.device, ["model"])["model"])
+    net.load_state_dict(checkpoint.load(run / "best.pt", machine.device, ["model"])["model"])
 
     ids = content.ids[[example.row for example in examples]]
     table = task.read(source).labelled
     place_of = dict(zip(table.ids.tolist(), table.places.tolist(), strict=True))
     if lost := [one for one in ids.tolist() if one not in place_of]:
         raise UserError(f"{shown(source.folder)} does not have the run's images {some(lost)}: name its own data with --data")
-    pack, failed = data.pack(source.images, ids, config.size, place_of, cropper)
+    pack, failed = images_pack.pack(source.images, ids, config.size, place_of, cropper)
     if failed:
         raise UserError(f"images in {shown(source.images)} cannot be read: {some(f'{name} ({reason})' for name, reason in sorted(failed.items()))}; mend or fetch them again")
     cropper.ready()  # packed images that were reused did not ask for it
@@ -72,12 +71,12 @@ def explain(
         tiles.append(Tile(image, heat, kind, [one, f"{label}, p = {example.p:.2f}", example.why, *filter(None, [cam.KINDS[kind]]), *inside], mask))
 
     synthetic = "SYNTHETIC DATA: " if run.about.get("synthetic") else ""
-    written = {out / row["file"]: cam.picture(tile._replace(caption=[synthetic + tile.caption[0], *tile.caption[1:]])) for row, tile in zip(rows, tiles, strict=True)}
+    written = {out / row["file"]: overlays.picture(tile._replace(caption=[synthetic + tile.caption[0], *tile.caption[1:]])) for row, tile in zip(rows, tiles, strict=True)}
     title = f"{synthetic}Grad-CAM of {config.name} ({config.model}), enlarged from {maps.shape[1]} × {maps.shape[2]} positions"
     reasons = {row["why"] for row in rows}
     if len(reasons) == 1:  # said once
         title, tiles = f"{title}; {rows[0]['why']}", [tile._replace(caption=[line for line in tile.caption if line not in reasons]) for tile in tiles]
-    written[out / "explain.png"] = cam.sheet(tiles, title)
+    written[out / "explain.png"] = overlays.sheet(tiles, title)
     for path, content in written.items():
         write_bytes(path, content)
     write_rows(out / "explain.csv", rows)
@@ -88,7 +87,7 @@ def explain(
 
 def _mask(path: Path, one: str, cropper: lungs.Cropper, masker: lungs.Cropper, size: int) -> np.ndarray | None:
     """The lungs on the packed image, bool [size, size], cropped as it was; None where there is no mask."""
-    image = data.decode(path)
+    image = images_pack.decode(path)
     own = cropper.mask(image, one)
     mask = own if masker is cropper else masker.mask(image, one)
     box = None if own is None else lungs.lung_box(own)
@@ -117,16 +116,15 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--number {given.number}: ask for at least one image")
     if given.masks and not given.masks.is_dir():
         raise UserError(f"--masks {given.masks}: there is no such folder; name the one that holds the lung masks, <stem of the image>.png")
-    about = read_run(given.run)
+    opened = open_run(given.run)
+    about, task = opened.about, opened.task
     if not (given.run / "best.pt").is_file() or about["state"] not in ("trained", "paused"):
         raise UserError(f"{shown(given.run)} has no trained network, best.pt, yet: run the command that began it once more (a baseline by probe has none)")
-    config, task, val, calibration = score.opened(given.run)
-    columns = _columns(given.labels, val.classes.tolist())
+    columns = _columns(given.labels, opened.val.classes.tolist())
     source = prepare.source_of(given.run, about, task, given.data)
-    test = read_logits(given.run / "test_logits.npz") if (given.run / "test_logits.npz").is_file() else None
-    content, examples = task.examples(val, test, calibration, config.rule, columns, given.number)
+    content, examples = task.examples(opened.evidence, columns, given.number)
     out = given.out or given.run / "figures"
-    rows = explain(Run(given.run), source, task, config, content, examples, given.masks, out)
+    rows = explain(Run(given.run), source, task, content, examples, given.masks, out)
     width = {name: max(len(str(row[name])) for row in rows) for name in ("id", "label")}
     print("\n".join([
         *["SYNTHETIC DATA: these pictures say nothing about real radiographs"] * bool(about.get("synthetic")),

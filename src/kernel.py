@@ -11,22 +11,22 @@ import tempfile
 import time
 from pathlib import Path
 
-import bundle
-import config as settings
-import kaggle_client as client
-import locate
-from errors import Parser, UserError, command, some
-from files import home, read_json, shown, validate_submission, write_json
-from labels import read_ids, read_one_hot
-from task import TASKS
+from core import submission
+from core.config import Config
+from core.errors import Parser, UserError, command, some
+from core.files import home, read_json, shown, write_json
+from images import locate
+from images.labels import read_ids, read_one_hot
+from leaderboard import bundle, client
+from tasks import registry
 
 ENDED = {"COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED", "CANCELLED"}
 
 
-def _competition(name: str) -> settings.Config:
+def _competition(name: str) -> Config:
     """A configuration whose data set is a Kaggle competition's. Raises UserError for another one."""
-    config = settings.load(name)
-    if not TASKS[config.task](config).layout.from_kaggle:
+    config = registry.load(name)
+    if not registry.TASKS[config.task].layout.from_kaggle:
         raise UserError(f"{name} belongs to no Kaggle competition: its data set {config.slug} is asked for from its owners, and nothing of it can be submitted")
     return config
 
@@ -37,7 +37,7 @@ def download(argv: list[str]) -> None:
     config = _competition(parser.parse_args(argv).config)
     folder = home() / "data" / config.slug
     if folder.is_dir():
-        locate.opened(folder, shown(folder), locate.COMPETITION)
+        locate.opened(folder, shown(folder), registry.TASKS[config.task].layout)
         print(f"{shown(folder)} is there already and complete: delete it to download again")
         return
     client.owner()
@@ -49,12 +49,12 @@ def weights(argv: list[str]) -> None:
     parser.add_argument("config")
     parser.add_argument("--publish", action="store_true", help="put the file into a private dataset of yours, for kernels without internet")
     given = parser.parse_args(argv)
-    config = settings.load(given.config)
+    config = registry.load(given.config)
     path = home() / "weights" / f"{config.model}.safetensors"
     if path.is_file():
         print(f"{shown(path)} is there already")
     else:
-        import model
+        from net import model
 
         model.save_pretrained(config.model, path)
         print(f"wrote {shown(path)}: ./run.sh {given.config} weights={shown(path)}")
@@ -89,7 +89,7 @@ def push(argv: list[str]) -> None:
     for setting in given.settings:
         if setting.startswith("hours=") or (setting.startswith("weights=") and setting not in ("weights=imagenet", "weights=none")):
             raise UserError(f"{setting}: a kernel has its own: give --hours H, or --weights OWNER/DATASET")
-    config = settings.load(given.config, [*given.settings, f"hours={given.hours}"])
+    config = registry.load(given.config, [*given.settings, f"hours={given.hours}"])
     if not 0 < given.hours <= 12:
         raise UserError(f"--hours {given.hours}: a Kaggle session lasts up to 12 hours")
     meta = bundle.metadata(given.config, client.owner())
@@ -210,12 +210,12 @@ def submit(argv: list[str]) -> None:
     parser.add_argument("--force", action="store_true", help="even when its rule does not beat the constant answer")
     given = parser.parse_args(argv)
     config = _competition(given.config)
-    source = locate.find(given.data, config.slug, locate.COMPETITION)
+    source = locate.find(given.data, config.slug, registry.TASKS[config.task].layout)
     if source is None:
         raise UserError("there is no data to check the file against: give the competition's folder with --data DIR, or ./run.sh download")
     if not given.csv.is_file():
         raise UserError(f"{shown(given.csv)}: there is no such file")
-    validate_submission(given.csv, read_ids(source.folder / "test.csv"), read_one_hot(source.folder / "train.csv").classes)
+    submission.validate(given.csv, read_ids(source.folder / "test.csv"), read_one_hot(source.folder / "train.csv").classes)
     _worth_it(given.csv, given.force)
     client.owner()
     known, page = {row.get("ref") for row in _submissions(config.slug)}, f"{client.SITE}/competitions/{config.slug}/submissions"
@@ -258,7 +258,7 @@ def _worth_it(path: Path, force: bool) -> None:
 def submissions(argv: list[str]) -> None:
     parser = Parser(prog="submissions", description="Your submissions and their scores.")
     parser.add_argument("--config", default="modelB", help="whose competition (modelB)")
-    config = settings.load(parser.parse_args(argv).config)
+    config = registry.load(parser.parse_args(argv).config)
     client.owner()
     rows = _submissions(config.slug)
     for row in rows:

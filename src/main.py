@@ -6,56 +6,71 @@ not done again, so the same command goes on after whatever stopped it.
 
 import numpy as np
 
-from errors import UserError, command  # first, so that Ctrl-C is quiet while torch loads
-
 import decide
 import evaluate
 import predict
-import split
 import train
 import tune
-from files import SYNTHETIC, home, read_logits, shown
-from fit import clock
-from prepare import Prepared
-from runs import Run
+from core import folds
+from core.errors import UserError, command  # first, so that Ctrl-C is quiet while torch loads
+from core.files import SYNTHETIC, home, shown
+from core.logits_file import Logits, read_logits
+from core.runs import Run, clock
+from core.task import Task
+from images.prepare import Prepared
+
+FILES = "val_logits.npz, test_logits.npz, calibration.json, report.json, per_class.csv, log.csv, best.pt"
 
 
 def main(argv: list[str]) -> None:
-    config, task, source, run = train.opened(argv, "Train, tune, predict and write a submission.")
+    task, source, run = train.begin(train.arguments("Train, tune, predict and write a submission.", argv))
+    config = task.config
     submission = home() / "submissions" / f"{config.name}.csv"
 
-    prepared = train.train(config, task, source, run)
-    wanted = split.to_predict(run, prepared.labelled, prepared.unlabelled, task).ids
-    if not _predicted(run, prepared, wanted):
+    prepared = train.train(task, source, run)
+    wanted = folds.to_predict(run, prepared.labelled, prepared.unlabelled, task).ids
+    if not predicted(run, prepared, wanted):
         predict.predict(run, prepared, task)
     with run.timed("decide"):
         val, test = read_logits(run / "val_logits.npz"), read_logits(run / "test_logits.npz")
-        calibration = tune.tune(task, [val], run / "calibration.json", None if config.temperature == "tune" else config.temperature)
+        calibration = tune.tune(task, [val], run / "calibration.json", tune.given(config))
         answered = decide.decide(task, [test], calibration, config.rule, submission, wanted)
     run.save(config=config.model_dump())  # the rule and the temperature may be new
-
     with run.timed("evaluate"):
         report = evaluate.evaluate(run.folder)
-    print("\n".join([
-        "", f"==== {report['run']}: best epoch {report['best_epoch']}, rule {report['rule']}",
-        *([SYNTHETIC] * report["synthetic"]),
-        *task.lines(report, calibration),
-        "answers on the test images, summed:", *decide.counts_table(val.classes, answered, val.counts / val.rows * len(wanted)),
-        f"files: val_logits.npz, test_logits.npz, calibration.json, report.json, per_class.csv, log.csv, best.pt in {shown(run.folder)}",
-        "time: " + ", ".join(f"{stage} {clock(seconds)}" for stage, seconds in run.about["timings"].items()),
-        *task.warning(report),
-        *(["PAUSED: training stopped for time; this is the best epoch so far, and the same command goes on"] * (run.about["state"] == "paused")),
-        f"submission: {shown(submission)}",
-    ]))
+    print("\n".join(summary(task, run, report, calibration, val, answered, len(wanted))))
+    print(f"submission: {shown(submission)}")
 
 
-def _predicted(run: Run, prepared: Prepared, wanted: np.ndarray) -> bool:
+def predicted(run: Run, prepared: Prepared, wanted: np.ndarray) -> bool:
     """Whether the run's test logits are there, whole, and those of these very images."""
     try:
         ids = read_logits(run / "test_logits.npz").ids
     except UserError:
         return False
-    return np.array_equal(ids, wanted) and run.about.get("predicted") == [run.about["best_epoch"], prepared.pack.fingerprint(wanted)]
+    now = [run.about["best_epoch"], prepared.pack.fingerprint(wanted)]
+    return np.array_equal(ids, wanted) and run.about.get("predicted") == now
+
+
+def summary(
+    task: Task, run: Run, report: dict, calibration: dict, val: Logits, answered: np.ndarray, images: int
+) -> list[str]:
+    """What the main job ends with, as lines."""
+    expected = val.counts / val.rows * images
+    times = ", ".join(f"{stage} {clock(seconds)}" for stage, seconds in run.about["timings"].items())
+    paused = "PAUSED: training stopped for time; this is the best epoch so far, and the same command goes on"
+    return [
+        "",
+        f"==== {report['run']}: best epoch {report['best_epoch']}, rule {report['rule']}",
+        *([SYNTHETIC] * report["synthetic"]),
+        *task.lines(report, calibration),
+        "answers on the test images, summed:",
+        *decide.counts_table(val.classes, answered, expected),
+        f"files: {FILES} in {shown(run.folder)}",
+        f"time: {times}",
+        *task.warning(report),
+        *([paused] * (run.about["state"] == "paused")),
+    ]
 
 
 if __name__ == "__main__":

@@ -2,20 +2,20 @@
 
 from pathlib import Path
 
-import demo
-from errors import Parser, command
-from files import shown
+from core.errors import Parser, command
+from core.files import shown
+from images import synthetic
 
 
 def main(argv: list[str]) -> None:
     parser = Parser(description="Write a synthetic data set in the layout of a real one.")
     parser.add_argument("folder", metavar="DIR", type=Path)
-    parser.add_argument("--layout", metavar="|".join(demo.LAYOUTS), default="competition", help="the competition's, with solution.csv, or PadChest's")
-    parser.add_argument("--images", type=int, default=demo.IMAGES)
-    parser.add_argument("--size", type=int, default=demo.SIZE, help="pixels, width and height")
-    parser.add_argument("--seed", type=int, default=demo.SEED)
+    parser.add_argument("--layout", metavar="|".join(synthetic.LAYOUTS), default="competition", help="the competition's, with solution.csv, or PadChest's")
+    parser.add_argument("--images", type=int, default=synthetic.IMAGES)
+    parser.add_argument("--size", type=int, default=synthetic.SIZE, help="pixels, width and height")
+    parser.add_argument("--seed", type=int, default=synthetic.SEED)
     given = parser.parse_args(argv)
-    *most, last = [f"{given.images} images", *demo.make(given.folder, given.images, given.size, given.seed, given.layout)]
+    *most, last = [f"{given.images} images", *synthetic.make(given.folder, given.images, given.size, given.seed, given.layout)]
     print(f"wrote {', '.join(most)} and {last} to {shown(given.folder)}")
 
 

@@ -10,35 +10,34 @@ import numpy as np
 from torch import nn
 from tqdm import tqdm
 
-import config as settings
-import data
 import evaluate
-import findings_report
-import folds
-import infer
-import machine as machinery
-import model
-import prepare
-import split
 import tune
-from errors import Parser, UserError, command
-from files import Logits, read_logits, read_run, shown, write_bytes, write_logits
-from prepare import Prepared
-from runs import Run
-from task import TASKS, Task
+from answers import multi_label_report
+from core import folds
+from core.config import Config
+from core.errors import Parser, UserError, command
+from core.files import shown, write_bytes
+from core.logits_file import Logits, read_logits, write_logits
+from core.runs import Run
+from core.task import Task
+from images import loader, prepare
+from images.prepare import Prepared
+from net import infer, model
+from net import machine as machinery
+from tasks import registry
+from tasks.opened import open_run
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # inverse penalties (scikit-learn's C) that validation chooses from, on standardised features
 
 
-def features(config: settings.Config, prepared: Prepared) -> np.ndarray:
+def features(config: Config, prepared: Prepared) -> np.ndarray:
     """What the body says of every labelled image before any training, float32 [N, F], in the table's order."""
     machine = machinery.pick(config)
     net = model.build(config, 1, config.weights)
     net.head = nn.Identity()
     net = machine.place(net)
     table = prepared.labelled
-    images = data.Images(prepared.pack, table.ids, table.targets)
-    batches = data.loader(images, data.Order(len(images)), config.batch * 2, machine.workers, machine.device.type == "cuda")
+    batches = loader.in_order(prepared.pack, table, config.batch, machine.workers, machine.device.type == "cuda")
     return infer.logits(net, batches, ["original"], machine, "features")[0]
 
 
@@ -67,15 +66,15 @@ def fit(found: np.ndarray, targets: np.ndarray, parts: np.ndarray, counts: np.nd
     return best[1:]
 
 
-def probe(run: Run, prepared: Prepared, task: Task, config: settings.Config) -> Run:
+def probe(run: Run, prepared: Prepared, task: Task) -> Run:
     """Write the baseline's run folder: the same split, its own logits, calibration and report."""
     prepare.same(run, prepared)
-    table, about = prepared.labelled, run.about
+    config, table, about = task.config, prepared.labelled, run.about
     beside = Run.named(f"probe-{run.folder.name}")
-    changed = settings.of_run({"config": {**config.model_dump(), "name": beside.folder.name}})
+    changed = registry.config_of({"config": {**config.model_dump(), "name": beside.folder.name}})
     if beside.about and not beside.about.get("baseline"):
         raise UserError(f"{shown(beside.folder)} is a run of its own, and the baseline would be written there: rename or delete it")
-    parts = split.parts(run, table, task, config)
+    parts = folds.chosen(run, table, task)
     counts = np.array(about["counts"])
     logits, strength = fit(features(config, prepared), table.targets, parts, counts, task)
     beside.lock()
@@ -86,7 +85,7 @@ def probe(run: Run, prepared: Prepared, task: Task, config: settings.Config) -> 
     write_bytes(beside / "folds.csv", (run / "folds.csv").read_bytes())
     beside.save(**{key: about[key] for key in ("synthetic", "data", "classes", "counts", "rows", "seed", "split")}, config=changed.model_dump(), prior=natural.tolist(),
                 state="trained", best_epoch=None, baseline=f"logistic regression on frozen features, C = {strength:g}")
-    tune.tune(task, [read_logits(beside / "val_logits.npz")], beside / "calibration.json", None if config.temperature == "tune" else config.temperature)
+    tune.tune(task, [read_logits(beside / "val_logits.npz")], beside / "calibration.json", tune.given(config))
     evaluate.evaluate(beside.folder)
     return beside
 
@@ -96,17 +95,15 @@ def main(argv: list[str]) -> None:
     parser.add_argument("run", metavar="RUN", type=Path)
     parser.add_argument("--data", metavar="DIR", help="the data set, when it no longer lies where the run found it")
     given = parser.parse_args(argv)
-    about = read_run(given.run)
-    config = settings.of_run(about)
-    task = TASKS[config.task](config)
+    opened = open_run(given.run)
+    about, task = opened.about, opened.task
     if not (given.run / "test_logits.npz").is_file():
         raise UserError(f"{shown(given.run)} has no test_logits.npz yet: run the command that began it once more")
     if "test" not in task.parts:
         raise UserError(f"{shown(given.run)} is a {task.name} run, whose test images have no labels here: a baseline is for runs with a labelled test part")
-    source = prepare.source_of(given.run, about, task, given.data)
-    prepared = prepare.images(source, prepare.tables(source, task, config), config)
-    beside = probe(Run(given.run), prepared, task, config)
-    found = findings_report.paired(*(read_logits(run / "test_logits.npz") for run in (given.run, beside.folder)), folds.of_run(given.run, about))
+    prepared = prepare.of_run(given.run, about, task, given.data, machinery.device(task.config))
+    beside = probe(Run(given.run), prepared, task)
+    found = multi_label_report.paired(*(read_logits(run / "test_logits.npz") for run in (given.run, beside.folder)), opened.rows)
     print("macro AUC-ROC on the test part, with 95 % intervals by resampling patients:")
     for name, what in (("ours", given.run.name), ("theirs", f"{beside.folder.name} ({beside.about['baseline']})"), ("difference", "difference")):
         print(f"  {found[name]['auc']:+.3f}  [{found[name]['interval'][0]:+.3f}, {found[name]['interval'][1]:+.3f}]  {what}")

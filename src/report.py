@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-import config as settings
-import figures
-import folds
-import score
-from errors import Parser, UserError, command, some
-from figures import Material, Picture
-from files import SYNTHETIC, read_json, read_logits, read_run, shown, write_bytes
-from task import Task
+from answers import plots
+from answers.plots import Material, Picture
+from core import config as settings
+from core.errors import Parser, UserError, command, some
+from core.files import SYNTHETIC, read_json, shown, write_bytes
+from core.logits_file import Logits, read_logits
+from core.task import Task
+from tasks.opened import Opened, open_run
 
 STYLE = """
 :root { color-scheme: light dark }
@@ -41,14 +41,15 @@ def report(folder: Path, labels: Sequence[str] = ()) -> list[Path]:
     labels: what the pictures of a few labels shall show. Raises UserError for a run that lacks files or whose files do not
     belong together, and for labels that cannot be drawn.
     """
-    about = read_run(folder)
+    run = open_run(folder)
+    about = run.about
     lacking = [name for name in NEEDED if not (folder / name).is_file() and not (name == "log.csv" and "baseline" in about)]
     if lacking:
         raise UserError(f"{shown(folder)} has no {some(lacking)} yet: run the command that began it once more")
-    config, task, val, calibration = score.opened(folder)
-    if labels and not figures.OF_LABELS & set(task.figures):
+    config, task, val, calibration = run.config, run.task, run.val, run.calibration
+    if labels and not plots.OF_LABELS & set(task.plots):
         raise UserError("--labels is for runs with any number of labels an image: the pictures of this one show all its classes")
-    found, rows = read_json(folder / "report.json"), folds.of_run(folder, about)
+    found, rows = read_json(folder / "report.json"), run.rows
     anew = f"make it again with ./run.sh evaluate {shown(folder)}"
     if found.get("rule") != config.rule:
         raise UserError(f"{shown(folder / 'report.json')} is of rule {found.get('rule')} and the run is now decided by {config.rule}: {anew}")
@@ -60,8 +61,8 @@ def report(folder: Path, labels: Sequence[str] = ()) -> list[Path]:
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{shown(folder / 'report.json')} lacks {error}: {anew}") from error
     material = Material(bool(about.get("synthetic")), _history(folder, task), about.get("best_epoch"), task.monitor, config.rule, val,
-                        _labelled(folder, found), calibration, found, labels)
-    pictures = [(picture, picture.png()) for picture in figures.draw(task.figures, material)]
+                        _labelled(run, found), calibration, found, labels)
+    pictures = [(picture, picture.png()) for picture in plots.draw(task.plots, material)]
 
     page = _page(config, about, headline, printed, found["per_class"], rows, pictures)
     paths = [folder / "figures" / f"{picture.name}.png" for picture, _ in pictures]
@@ -71,12 +72,12 @@ def report(folder: Path, labels: Sequence[str] = ()) -> list[Path]:
     return [*paths, folder / "report.html"]
 
 
-def _labelled(folder: Path, found: dict):
-    """The run's test logits where the data set labels them, else None."""
-    path = folder / "test_logits.npz"
+def _labelled(run: Opened, found: dict) -> Logits | None:
+    """The run's own test logits where they hold labels, else None."""
+    path = run.folder / "test_logits.npz"
     if not path.is_file():
         if "test" in found:
-            raise UserError(f"{shown(folder)} has no test_logits.npz, and its report is of the test part: run the command that began it once more")
+            raise UserError(f"{shown(run.folder)} has no test_logits.npz, and its report is of the test part: run the command that began it once more")
         return None
     test = read_logits(path)
     return None if np.isnan(test.targets).all() else test

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from calibrate import Posterior, softmax
-from errors import Parser, UserError, command
-from files import Logits, shown, write_json
-from metrics import Costs, nll
-from rules import RULES, bayes_scores, truth_of
+from answers.metrics import Costs, nll
+from answers.posterior import Posterior, softmax
+from answers.rules import RULES, bayes_scores, truth_of
+from core.errors import Parser, UserError, command
+from core.files import shown, write_json
+from core.logits_file import Logits
 
 # The competition's training counts, in column order (the last is No Finding).
 COUNTS = np.array([2351, 600, 651, 326, 2156, 172, 389, 37, 5206, 1249, 1527, 608, 160, 1114, 44, 5, 24, 254, 91, 34079])

@@ -43,10 +43,10 @@ def home(tmp_path, monkeypatch) -> Path:
 @pytest.fixture(scope="session")
 def made(tmp_path_factory) -> Path:
     """120 synthetic images in the competition's layout; read only."""
-    import demo
+    from images import synthetic
 
     folder = tmp_path_factory.mktemp("set") / "tiny"
-    demo.make(folder, images=120, size=40, seed=7)
+    synthetic.make(folder, images=120, size=40, seed=7)
     return folder
 
 
@@ -61,7 +61,7 @@ def call(capsys):
     """Run a verb's main in this process: `call("score", "a.csv", "b.csv")`."""
     import importlib
 
-    import errors
+    from core import errors
 
     def run(verb: str, *argv) -> Said:
         capsys.readouterr()

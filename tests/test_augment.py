@@ -2,15 +2,15 @@
 
 import numpy as np
 
-import config as settings
-from augment import Augment
+from images.augment import Augment
+from tasks import registry
 
 STILL = ["flip=0", "geometry=0", "tone=0"]
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
 
 
 def augment(*overrides) -> Augment:
-    return Augment(settings.load("modelB", [*STILL, *overrides]))
+    return Augment(registry.load("modelB", [*STILL, *overrides]))
 
 
 def test_switched_off_it_changes_nothing():
@@ -46,7 +46,7 @@ def test_model_b_bends_geometry_less_than_model_a():
     marked[48:53, 48:53] = 255
     reach = {}
     for name in ("modelA", "modelB"):
-        step = Augment(settings.load(name, ["geometry=1", "flip=0", "tone=0"]))
+        step = Augment(registry.load(name, ["geometry=1", "flip=0", "tone=0"]))
         places = [np.argwhere(step(marked, (0, 0, k)) > 100).mean(axis=0) for k in range(200)]
         reach[name] = np.abs(np.array(places) - 50).max()
     assert reach["modelB"] < 101 * 0.03 + 1 < reach["modelA"] < 101 * 0.06 + 1
@@ -71,6 +71,6 @@ def test_the_study_zooms_height_and_width_by_themselves():
     """A centred square becomes an oblong."""
     square = np.zeros((101, 101), np.uint8)
     square[30:71, 30:71] = 255
-    step = Augment(settings.load("padchest", ["rotate=0", "shift=0", "tone=0", "noise=0"]))
+    step = Augment(registry.load("padchest", ["rotate=0", "shift=0", "tone=0", "noise=0"]))
     shapes = [tuple(np.ptp(np.argwhere(step(square, (0, 0, k)) > 127), axis=0)) for k in range(50)]
     assert any(abs(height - width) > 3 for height, width in shapes) and all(35 <= side <= 45 for shape in shapes for side in shape)

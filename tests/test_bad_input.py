@@ -11,14 +11,12 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from conftest import TINY
 
-import files
-import infer
-import kaggle_client
-import model
-import runs
-from files import Logits
+from conftest import TINY
+from core import files, logits_file, runs
+from core.logits_file import Logits
+from leaderboard import client
+from net import model
 
 
 def edit(path: Path, change) -> None:
@@ -45,7 +43,7 @@ def cut(path: Path, keep: float) -> None:
 # ---- settings: arguments behind `main modelB --data TINY`, and the sentence
 SETTINGS = [
     (["epohcs=3"], "the command line (epohcs=3): unknown key epohcs; did you mean epochs?"),
-    (["xyzzy=3"], "unknown key xyzzy; the keys are listed in src/config.py"),
+    (["xyzzy=3"], "unknown key xyzzy; the keys are listed in src/core/config.py"),
     (["epochs=three"], "epochs = 'three' will not do"),
     (["epochs=2.5"], "epochs = '2.5' will not do"),
     (["lr=true"], "lr = 'true' will not do"),
@@ -58,7 +56,7 @@ SETTINGS = [
     (["name=../elsewhere"], "name = '../elsewhere' will not do"),
     (["seed"], "'seed' is not understood: settings are given as key=value"),
     (["frozen_epochs=9", "epochs=2"], "frozen_epochs = 9 is more than epochs = 2"),
-    (["imbalance=sampler:0.5+loss_weights:0.5"], "imbalance = sampler:0.5+loss_weights:0.5: each of them shifts the class prior that the network learns"),
+    (["imbalance=sampler:0.5+loss_weights:0.5"], "imbalance = 'sampler:0.5+loss_weights:0.5' will not do: each of them shifts the class prior that the network learns"),
     (["imbalance=sampler:0.5+logit_adjustment:1"], "scored −117 on Kaggle): keep one"),
     (["imbalance=sampler"], "imbalance = 'sampler' will not do: it is written none, or NAME:NUMBER"),
     (["imbalance=sampler:0.5+sampler:0.5"], "it is written none, or NAME:NUMBER"),
@@ -168,7 +166,7 @@ def test_where_the_data_is(tmp_path, made, tiny, home, call, monkeypatch):
 def test_credentials_without_a_way_to_download(home, call, monkeypatch):
     monkeypatch.setenv("KAGGLE_USERNAME", "someone")
     monkeypatch.setenv("KAGGLE_KEY", "secret-value")
-    monkeypatch.setattr(kaggle_client.sys, "executable", "/nowhere/python")
+    monkeypatch.setattr(client.sys, "executable", "/nowhere/python")
     said = call("main", "modelB")
     check(said, "the kaggle client cannot be started", home)
     assert "secret-value" not in said.out + said.err
@@ -289,7 +287,7 @@ def test_logits_files(tmp_path, home, call):
     for changes, message in LOGITS:
         np.savez(tmp_path / "v.npz", **vars(logits(**changes)))
         tune(message)
-    files.write_logits(tmp_path / "v.npz", logits())
+    logits_file.write_logits(tmp_path / "v.npz", logits())
     cut(tmp_path / "v.npz", 0.6)
     tune("v.npz is truncated or no .npz file of this kit")
     np.savez(tmp_path / "v.npz", logits=np.zeros(3))
@@ -301,18 +299,18 @@ def test_tune(tmp_path, home, call):
         check(call("tune", tmp_path / "v.npz", *given, "--out", tmp_path / "c.json"), message, home)
         assert not (tmp_path / "c.json").exists()
 
-    files.write_logits(tmp_path / "v.npz", logits())
+    logits_file.write_logits(tmp_path / "v.npz", logits())
     tune("--temperature -1.0 is no number from 0.01 to 100.0", "--temperature", "-1")
     for costs in (("1", "-1", "5"), ("1", "nan", "5"), ("1e308", "1", "5")):
         tune("are numbers from 0 to a million", "--costs", *costs)
     tune("3 ids stand more than once in the validation files", tmp_path / "v.npz")
     for classes, message in ((["A", "C"], "the validation files are for other classes: B, C in only one of them"), (["B", "A"], "have their classes in different orders")):
-        files.write_logits(tmp_path / "w.npz", logits(ids=np.array(["d", "e", "f"]), classes=np.array(classes)))
+        logits_file.write_logits(tmp_path / "w.npz", logits(ids=np.array(["d", "e", "f"]), classes=np.array(classes)))
         tune(message, tmp_path / "w.npz")
 
 
 def test_decide(tmp_path, home, call):
-    files.write_logits(tmp_path / "t.npz", logits())
+    logits_file.write_logits(tmp_path / "t.npz", logits())
     assert call("tune", tmp_path / "t.npz", "--out", tmp_path / "c.json").code == 0
 
     def decide(message, rule="argmax", calibration="c.json", *more):
@@ -386,13 +384,13 @@ def test_score(tmp_path, home, call):
 def test_the_validation_labels_of_a_run(made, home, call):
     assert call("main", "modelB", "--data", made, *TINY, "epochs=1", "name=spoilt").code == 0
     run = home / "runs/spoilt"
-    before, val = (run / "report.json").read_bytes(), files.read_logits(run / "val_logits.npz")
+    before, val = (run / "report.json").read_bytes(), logits_file.read_logits(run / "val_logits.npz")
     for targets, sentence in ((np.full_like(val.targets, np.nan), "these logits have no labels"), (val.targets / 2, "rows without exactly one label")):
-        files.write_logits(run / "val_logits.npz", replace(val, targets=targets))
+        logits_file.write_logits(run / "val_logits.npz", replace(val, targets=targets))
         for verb in ("score", "evaluate"):
             said = call(verb, run)
             assert said.code == 2 and sentence in said.err
-    files.write_logits(run / "val_logits.npz", replace(val, classes=val.classes[::-1]))
+    logits_file.write_logits(run / "val_logits.npz", replace(val, classes=val.classes[::-1]))
     assert "has other classes than the run's run.json" in call("score", run).err
     assert (run / "report.json").read_bytes() == before
 

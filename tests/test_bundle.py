@@ -11,10 +11,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
-import bundle
-from errors import UserError
+from conftest import ROOT
+from core.errors import UserError
+from leaderboard import bundle
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_two_builds_are_identical_and_small(project, capsys):
     size = len(first.script.encode())
     print(f"bundle: {size:,} bytes")
     assert size < bundle.LIMIT / 3
-    (project / "src/rules.py").write_text((project / "src/rules.py").read_text() + "\n# changed\n")
+    (project / "src/answers/rules.py").write_text((project / "src/answers/rules.py").read_text() + "\n# changed\n")
     assert bundle.build("modelB", "modelB", ["epochs=3"], "run-1", "NvidiaTeslaT4").digest != first.digest
 
 

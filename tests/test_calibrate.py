@@ -5,11 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import calibrate
-import metrics
 import worlds
-from calibrate import Posterior
-from files import Logits
+from answers import metrics, posterior
+from answers.posterior import Posterior
+from core.logits_file import Logits
 from worlds import NATURAL, World
 
 FAITHFUL = Posterior(np.ones(20), np.zeros(20))
@@ -21,21 +20,21 @@ def unlabelled(sample: worlds.Sample, val: Logits) -> Logits:
 
 def test_softmax_is_a_distribution_and_ignores_a_shift():
     logits = np.random.default_rng(0).normal(0, 300, (2, 5, 4))
-    p = calibrate.softmax(logits)
+    p = posterior.softmax(logits)
     assert np.allclose(p.sum(-1), 1) and (p >= 0).all()
-    assert np.allclose(p, calibrate.softmax(logits + 1e3))
-    assert np.allclose(np.log(calibrate.softmax(logits / 100)), logits / 100 - np.log(np.exp(logits / 100).sum(-1, keepdims=True)))
+    assert np.allclose(p, posterior.softmax(logits + 1e3))
+    assert np.allclose(np.log(posterior.softmax(logits / 100)), logits / 100 - np.log(np.exp(logits / 100).sum(-1, keepdims=True)))
 
 
 def test_views_are_averaged_after_softmax():
     logits = np.random.default_rng(0).normal(size=(2, 60, 3))
     by_hand = np.stack([np.exp(v / 1.5) / np.exp(v / 1.5).sum(1, keepdims=True) for v in logits]).mean(0)
-    assert np.allclose(calibrate.probabilities(logits, 1.5), by_hand)
-    assert np.allclose(calibrate.probabilities(np.float32(logits), 1.5), by_hand, atol=1e-6)
+    assert np.allclose(posterior.probabilities(logits, 1.5), by_hand)
+    assert np.allclose(posterior.probabilities(np.float32(logits), 1.5), by_hand, atol=1e-6)
 
 
 def test_the_grid_holds_one_and_both_reported_temperatures():
-    assert {1.0, 1.2, 1.5} <= set(calibrate.GRID)
+    assert {1.0, 1.2, 1.5} <= set(posterior.GRID)
 
 
 @pytest.mark.parametrize("sampler", [0.0, 0.5, 1.0])
@@ -61,7 +60,7 @@ def test_other_class_counts_move_the_posterior_by_bayes_theorem():
 def test_the_fit_undoes_what_was_done_to_the_logits(world):
     """Against the posterior that is knowable from the logits: nearly as likely, on rows the fit did not see."""
     val, sample = worlds.simulate(world, 3, 20000)
-    fitted, _ = calibrate.fit_posterior(val)
+    fitted, _ = posterior.fit_posterior(val)
     p, test = fitted.probabilities(unlabelled(sample, val)), sample.knowable
     divergence = (sample.weight * (test * np.log(test / np.maximum(p, 1e-12))).sum(axis=1)).mean()
     assert divergence < 0.005
@@ -71,15 +70,15 @@ def test_the_fit_undoes_what_was_done_to_the_logits(world):
 
 def test_a_network_that_errs_on_all_classes_alike_gets_no_class_parameters():
     for world in (World("", scale=1.7, sampler=0.5), World("", sampler=1.0)):
-        fitted, spreads = calibrate.fit_posterior(worlds.simulate(world, 0, 1000)[0])
+        fitted, spreads = posterior.fit_posterior(worlds.simulate(world, 0, 1000)[0])
         assert spreads == (0.0, 0.0) and np.ptp(fitted.slopes) == 0
         assert fitted.slopes[0] == pytest.approx(1 / world.scale, rel=0.06)
-    assert calibrate.fit_posterior(worlds.simulate(World("", rare_noise=2.0), 0, 1000)[0])[1][0] > 0
+    assert posterior.fit_posterior(worlds.simulate(World("", rare_noise=2.0), 0, 1000)[0])[1][0] > 0
 
 
 def test_gradient_and_value_of_the_fit_agree():
     rng = np.random.default_rng(0)
-    problem = calibrate._Problem(rng.normal(size=(2, 300, 4)), rng.integers(0, 4, 300), np.log([0.4, 0.3, 0.2, 0.1]), np.log([0.7, 0.2, 0.05, 0.05]))
+    problem = posterior._Problem(rng.normal(size=(2, 300, 4)), rng.integers(0, 4, 300), np.log([0.4, 0.3, 0.2, 0.1]), np.log([0.7, 0.2, 0.05, 0.05]))
     theta, precision, small = rng.normal(0, 0.3, 10), rng.uniform(0, 3, 10), 1e-2
     _, gradient, curvature = problem.at(theta, precision)
     numeric = [(problem.at(theta + small * d, precision)[0] - problem.at(theta - small * d, precision)[0]) / (2 * small) for d in np.eye(10)]
@@ -91,7 +90,7 @@ def test_gradient_and_value_of_the_fit_agree():
 @pytest.mark.parametrize("scale", [20.0, 50.0, 300.0, 1e5])
 def test_the_fit_ends_for_absurdly_confident_logits(scale):
     val, sample = worlds.simulate(World("", sampler=0.5, scale=scale), 1, 500)
-    fitted, _ = calibrate.fit_posterior(val.take(np.arange(0, len(val.ids), 5)))
+    fitted, _ = posterior.fit_posterior(val.take(np.arange(0, len(val.ids), 5)))
     assert np.isfinite(fitted.probabilities(unlabelled(sample, val))).all()
     assert scale > 50 or fitted.slopes[19] == pytest.approx(1 / scale, rel=0.15)
 
@@ -99,17 +98,17 @@ def test_the_fit_ends_for_absurdly_confident_logits(scale):
 def test_a_handful_of_rows_or_none_is_enough_to_stay_sane():
     val, sample = worlds.simulate(World("", sampler=0.5), 0, 200)
     for rows in (np.array([9000]), np.arange(0, 10000, 2500), np.arange(3)):
-        fitted, _ = calibrate.fit_posterior(val.take(rows))
+        fitted, _ = posterior.fit_posterior(val.take(rows))
         assert np.isfinite(fitted.probabilities(unlabelled(sample, val))).all() and (fitted.slopes > 0.05).all() and (fitted.slopes < 20).all()
     none = replace(val.take(np.arange(5)), counts=np.where(np.arange(20) == 0, 0, val.counts))  # rows of the untrained class 0 only
-    assert (calibrate.fit_posterior(none)[0].slopes == 1).all()
+    assert (posterior.fit_posterior(none)[0].slopes == 1).all()
 
 
 def test_untrained_classes_get_no_probability():
     val, sample = worlds.simulate(World("", sampler=0.5), 0, 200)
     counts = np.where(np.isin(np.arange(20), [3, 7]), 0, val.counts)
     lacking = replace(val, counts=counts, prior=np.where(counts > 0, val.prior, 0))
-    fitted, _ = calibrate.fit_posterior(lacking)
+    fitted, _ = posterior.fit_posterior(lacking)
     p = fitted.probabilities(replace(unlabelled(sample, val), counts=counts, prior=lacking.prior))
     assert (p[:, [3, 7]] == 0).all() and np.allclose(p.sum(axis=1), 1)
 
@@ -119,11 +118,11 @@ def test_class_counts_are_found_in_unlabelled_rows():
     rng = np.random.default_rng(0)
     _, sample = worlds.simulate(World("", signal=2.2), 0, 20000)
     equal = sample.exact[10000:]  # the half that was drawn with equal class frequencies
-    found = calibrate.estimate_counts(equal, worlds.COUNTS)
+    found = posterior.estimate_counts(equal, worlds.COUNTS)
     assert found.sum() == pytest.approx(10020)
     assert np.abs(found / 10020 - 1 / 20).max() < 0.012 < np.abs(NATURAL - 1 / 20).max()
     natural = sample.exact[rng.choice(20000, 20000, p=sample.weight / sample.weight.sum())]
-    assert np.abs(calibrate.estimate_counts(natural, worlds.COUNTS) / 20020 - NATURAL).max() < 0.02
+    assert np.abs(posterior.estimate_counts(natural, worlds.COUNTS) / 20020 - NATURAL).max() < 0.02
 
 
 def test_nll_brier_and_reliability_of_a_hand_made_table():

@@ -11,18 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, SHARED, needs_shared
 from scipy.stats import ttest_ind, ttest_ind_from_stats
 from sklearn.metrics import roc_auc_score
 
 import compare
-import config as settings
 import evaluate
-import files
-import findings_report
-import stats
-from files import Logits
-from task import TASKS
+from answers import multi_label_report, stats
+from conftest import ROOT, SHARED, needs_shared
+from core import files, logits_file
+from core.logits_file import Logits
+from tasks import registry
+from tasks.opened import open_run
 
 LABELS = ["cardiomegaly", "scoliosis", "pleural effusion"]
 LIZ = ROOT / "configs" / "published" / "liz2023.csv"
@@ -131,7 +130,7 @@ def network(seed: int, targets: np.ndarray, skill: float) -> np.ndarray:
 
 def make_run(folder: Path, task: str, seed: int, skill: float, settings_more=(), labels=LABELS) -> Path:
     """A run that has been tuned and not evaluated, on images that only the task decides."""
-    config = settings.load(task, [*settings_more, f"seed={seed}", f"name={folder.name}"])
+    config = registry.load(task, [*settings_more, f"seed={seed}", f"name={folder.name}"])
     rng, multi = np.random.default_rng(0), "labels" in type(config).model_fields
     val, test = (rng.random((rows, len(labels))) < 0.3 if multi else np.eye(len(labels))[rng.choice(len(labels), rows, p=[0.3, 0.2, 0.5])] for rows in (90, 140))
     counts, folder, data = np.array([30, 20, 50]), Path(folder), folder.parent / f"data-{task}"
@@ -142,12 +141,12 @@ def make_run(folder: Path, task: str, seed: int, skill: float, settings_more=(),
     for number, (name, targets) in enumerate((("val", val), ("test", test))):
         known = np.float32(targets) if multi or name == "val" else np.full(targets.shape, np.nan, np.float32)
         contents[name] = Logits(ids[name], network(10 * seed + number, np.float32(targets), skill), known, np.array(labels), counts, 100, counts / 100)
-        files.write_logits(folder / f"{name}_logits.npz", contents[name])
+        logits_file.write_logits(folder / f"{name}_logits.npz", contents[name])
     files.write_rows(data / "solution.csv", [{"id": one, **dict(zip(labels, row, strict=True))} for one, row in zip(ids["test"], test.astype(int), strict=True)])
     files.write_rows(folder / "folds.csv", [{"id": one, "part": part, "patient": f"{part}{row // 2}"} for part in ids for row, one in enumerate(ids[part])])
     files.write_json(folder / "run.json", {"split": files.digest((folder / "folds.csv").read_bytes()), "config": config.model_dump(), "data": str(data), "classes": list(labels), "counts": counts.tolist(), "rows": 100,
                                            "prior": (counts / 100).tolist(), "state": "trained", "synthetic": True, "best_epoch": 1})
-    files.write_json(folder / "calibration.json", TASKS[config.task](config).calibrate([contents["val"]], None))
+    files.write_json(folder / "calibration.json", registry.task_of(config).calibrate([contents["val"]], None))
     return folder
 
 
@@ -215,7 +214,7 @@ def test_a_report_is_made_anew_when_the_run_was_decided_anew(chests, call, tmp_p
 
 
 def side(name: str, *runs: Path) -> compare.Side:
-    return compare.Side(name, list(runs), [files.read_run(run) for run in runs], [])
+    return compare.Side(name, [open_run(run) for run in runs], [])
 
 
 def test_what_may_be_no_replicates_is_doubted(chests, tmp_path):
@@ -242,7 +241,7 @@ def test_a_figure_that_a_run_lacks_is_not_averaged():
 def test_single_runs_are_paired_by_patients(chests, call, tmp_path):
     said = call("compare", chests / "weak-0", chests / "strong-0", "--json", tmp_path / "c.json")
     found, = json.loads((tmp_path / "c.json").read_text())["paired"]
-    ours, theirs = (files.read_logits(chests / name / "test_logits.npz") for name in ("strong-0", "weak-0"))
+    ours, theirs = (logits_file.read_logits(chests / name / "test_logits.npz") for name in ("strong-0", "weak-0"))
     areas = [np.mean([roc_auc_score(one.targets[:, c], one.logits[0, :, c]) for c in range(3)]) for one in (ours, theirs)]
     low, high = found["difference"]["interval"]
     assert found["difference"]["auc"] == pytest.approx(areas[0] - areas[1]) and low < found["difference"]["auc"] < high
@@ -285,15 +284,14 @@ def test_the_competition_is_paired_by_its_score(singles, call, tmp_path):
 @pytest.mark.parametrize("task", ["padchest", "modelB"])
 def test_a_network_does_not_differ_from_its_copy(task, tmp_path):
     copies = [side(name, make_run(tmp_path / "runs" / name, task, 4, 1.0)) for name in "xy"]
-    config = settings.of_run(copies[0].about[0])
-    found = compare.paired(TASKS[config.task](config), *copies)
+    found = compare.paired(copies[0].runs[0].task, *copies)
     assert found["difference"][found["figure"]] == 0 and found["difference"]["interval"] == [0, 0] and found["part"] == "test"
 
 
 def test_runs_on_other_images_are_not_paired(chests, call, tmp_path):
     other = make_run(tmp_path / "runs" / "other", "padchest", 3, 1.0)
-    test = files.read_logits(other / "test_logits.npz")
-    files.write_logits(other / "test_logits.npz", test.take(np.arange(100)))
+    test = logits_file.read_logits(other / "test_logits.npz")
+    logits_file.write_logits(other / "test_logits.npz", test.take(np.arange(100)))
     said = call("compare", chests / "weak-0", other)
     assert said.code == 0 and f"{other} is not compared image by image: the two runs were tested on different images or labels" in said.out
     asked = call("compare", chests / "weak-0", other, "--paired")
@@ -317,7 +315,7 @@ def test_table_9_is_ours_minus_theirs(chests, call, tmp_path):
 
 
 def test_the_published_column_is_of_the_labels_of_the_study():
-    assert sorted(compare.read_published(LIZ)) == sorted(settings.load("padchest").labels)
+    assert sorted(compare.read_published(LIZ)) == sorted(registry.load("padchest").labels)
 
 
 @needs_shared
@@ -333,7 +331,7 @@ def test_table_10_is_what_evaluate_prints(chests, call):
     said = call("compare", f"strong={chests}/strong-*", f"weak={chests}/weak-*", "--table10")
     assert said.out.count("SYNTHETIC") == 3 and "Spec@Sens=95%" in said.out
     for name in ("strong", "weak"):
-        assert "\n".join(findings_report.compare(reports(chests, name))) in said.out
+        assert "\n".join(multi_label_report.compare(reports(chests, name))) in said.out
 
 
 # ---- mistakes

@@ -12,14 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-import config as settings
-import data
-import lungs
-import imbalance
-from augment import Augment
-from errors import UserError
+from core import priors
+from core.errors import UserError
+from images import loader, lungs
+from images import pack as images_pack
+from images.augment import Augment
+from tasks import registry
 
-MODEL_B = settings.load("modelB")
+MODEL_B = registry.load("modelB")
 
 
 def grey(path: Path, size=(48, 40), seed=0) -> np.ndarray:
@@ -42,7 +42,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_packing_at_native_size_keeps_every_pixel(folder):
-    pack, failed = data.pack(folder, names(folder), 32)
+    pack, failed = images_pack.pack(folder, names(folder), 32)
     packed = np.load(pack.array)
     assert not failed and packed.dtype == np.uint8 and packed.shape == (10, 32, 32)
     for name in names(folder):
@@ -60,23 +60,23 @@ def test_kinds_of_images_become_the_same_grey(tmp_path):
     palette.putdata(image.flatten().tolist())
     palette.save(tmp_path / "palette.png")
     for name in ("rgb", "rgba", "la", "sixteen", "palette"):
-        assert (data.decode(tmp_path / f"{name}.png") == image).all(), name
-    pack, failed = data.pack(tmp_path, [path.name for path in tmp_path.glob("*.png")], 32)
+        assert (images_pack.decode(tmp_path / f"{name}.png") == image).all(), name
+    pack, failed = images_pack.pack(tmp_path, [path.name for path in tmp_path.glob("*.png")], 32)
     packed = np.load(pack.array)
     assert not failed and (packed == packed[0]).all()  # the non-square image was squeezed alike
 
 
 def test_a_second_call_decodes_nothing(folder, monkeypatch, capsys):
-    data.pack(folder, names(folder), 16)
-    monkeypatch.setattr(data, "decode", lambda path: pytest.fail("decoded again"))
-    data.pack(folder, names(folder)[::-1], 16)
+    images_pack.pack(folder, names(folder), 16)
+    monkeypatch.setattr(images_pack, "decode", lambda path: pytest.fail("decoded again"))
+    images_pack.pack(folder, names(folder)[::-1], 16)
     assert "reused" in capsys.readouterr().out
 
 
 def test_packing_goes_on_where_it_stopped(folder, monkeypatch):
     """A Ctrl-C in the middle keeps what was done; the next call decodes the rest, and the result is the same."""
-    whole = np.load(data.pack(folder, names(folder), 24)[0].array)
-    decode, seen, lock = data.decode, [], threading.Lock()
+    whole = np.load(images_pack.pack(folder, names(folder), 24)[0].array)
+    decode, seen, lock = images_pack.decode, [], threading.Lock()
 
     def interrupted(path):
         with lock:
@@ -86,14 +86,14 @@ def test_packing_goes_on_where_it_stopped(folder, monkeypatch):
         return decode(path)
 
     monkeypatch.setenv("CXR_CACHE", str(folder.parent / "other"))
-    monkeypatch.setattr(data, "CHUNK", 1)
+    monkeypatch.setattr(images_pack, "CHUNK", 1)
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
-    monkeypatch.setattr(data, "decode", interrupted)
+    monkeypatch.setattr(images_pack, "decode", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        data.pack(folder, names(folder), 24)
+        images_pack.pack(folder, names(folder), 24)
     again = []
-    monkeypatch.setattr(data, "decode", lambda path: again.append(path.name) or decode(path))
-    pack, _ = data.pack(folder, names(folder), 24)
+    monkeypatch.setattr(images_pack, "decode", lambda path: again.append(path.name) or decode(path))
+    pack, _ = images_pack.pack(folder, names(folder), 24)
     assert 0 < len(again) < 10
     assert (np.load(pack.array) == whole).all()
 
@@ -102,10 +102,10 @@ def test_a_mended_or_replaced_image_is_decoded_again(folder):
     (folder / "3.png").write_bytes(b"")
     raw = (folder / "4.png").read_bytes()
     (folder / "4.png").write_bytes(raw[: len(raw) // 2])
-    _, failed = data.pack(folder, [*names(folder), "lost.png"], 32)
+    _, failed = images_pack.pack(folder, [*names(folder), "lost.png"], 32)
     assert failed.keys() == {"3.png", "4.png", "lost.png"} and failed["lost.png"] == "missing"
     images = {name: grey(folder / name, (32, 32), seed) for seed, name in enumerate(["3.png", "4.png", "5.png", "lost.png"], 50)}
-    pack, failed = data.pack(folder, names(folder), 32)
+    pack, failed = images_pack.pack(folder, names(folder), 32)
     assert not failed
     for name, image in images.items():
         assert (np.load(pack.array)[pack.rows(np.array([name]))[0]] == image).all()
@@ -114,7 +114,7 @@ def test_a_mended_or_replaced_image_is_decoded_again(folder):
 @pytest.mark.parametrize("harm", ["unlink", "halve", "empty", "stamps"])
 def test_a_damaged_pack_is_made_again(folder, harm):
     """Never black images: half of the array gone, or its stamps, means that all of it is decoded again."""
-    pack, _ = data.pack(folder, names(folder), 32)
+    pack, _ = images_pack.pack(folder, names(folder), 32)
     whole = np.load(pack.array)
     raw = pack.array.read_bytes()
     if harm == "unlink":
@@ -123,34 +123,34 @@ def test_a_damaged_pack_is_made_again(folder, harm):
         pack.array.with_name("stamps.npy").write_bytes(b"noise")
     else:
         pack.array.write_bytes(raw[: len(raw) // 2] if harm == "halve" else b"")
-    again, failed = data.pack(folder, names(folder), 32)
+    again, failed = images_pack.pack(folder, names(folder), 32)
     assert not failed and (np.load(again.array) == whole).all()
 
 
 def test_fingerprint_is_of_pixels(folder):
     """Touching or copying a file changes nothing; another picture under the same name does."""
     ids = np.array(names(folder))
-    first = data.pack(folder, ids, 32)[0].fingerprint(ids)
+    first = images_pack.pack(folder, ids, 32)[0].fingerprint(ids)
     for name in ids:
         os.utime(folder / name, (0, 0))
-    assert data.pack(folder, ids, 32)[0].fingerprint(ids) == first
+    assert images_pack.pack(folder, ids, 32)[0].fingerprint(ids) == first
     grey(folder / "2.png", (32, 32), 99)
-    assert data.pack(folder, ids, 32)[0].fingerprint(ids) != first
-    assert data.pack(folder, ids, 32)[0].fingerprint(ids[:2]) != first
+    assert images_pack.pack(folder, ids, 32)[0].fingerprint(ids) != first
+    assert images_pack.pack(folder, ids, 32)[0].fingerprint(ids[:2]) != first
 
 
 def test_key_depends_on_ids_size_crop_and_folder(folder):
     ids = names(folder)
     other, cut = Path(shutil.copytree(folder, folder.parent / "copy")), lungs.Whole()
     cut.key = "another"
-    keys = [data.pack(other, ids, 16), data.pack(folder, ids, 16), data.pack(folder, ids, 20), data.pack(folder, ids[1:], 16), data.pack(folder, ids, 16, None, lungs.Whole()), data.pack(folder, ids, 16, None, cut)]
+    keys = [images_pack.pack(other, ids, 16), images_pack.pack(folder, ids, 16), images_pack.pack(folder, ids, 20), images_pack.pack(folder, ids[1:], 16), images_pack.pack(folder, ids, 16, None, lungs.Whole()), images_pack.pack(folder, ids, 16, None, cut)]
     assert len({pack.array for pack, _ in keys}) == 5 and keys[1][0].array == keys[4][0].array
 
 
 def test_too_little_disk_is_said_before_anything_is_written(folder, monkeypatch):
-    monkeypatch.setattr(data.shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
+    monkeypatch.setattr(images_pack.shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
     with pytest.raises(UserError, match="packing needs 0.0 GB"):
-        data.pack(folder, names(folder), 32)
+        images_pack.pack(folder, names(folder), 32)
     assert not list(Path(os.environ["CXR_HOME"]).rglob("*.npy*"))
 
 
@@ -160,21 +160,21 @@ def test_a_disk_that_fills_up_while_space_is_reserved(folder, monkeypatch):
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(UserError, match="no space left while writing"):
-        data.pack(folder, names(folder), 32)
+        images_pack.pack(folder, names(folder), 32)
     assert not list(Path(os.environ["CXR_HOME"]).rglob("*.npy*"))
 
 
 def epoch(images, number: int, workers: int) -> tuple[torch.Tensor, torch.Tensor]:
-    order = data.Order(len(images), np.ones(len(images)), seed=5)
+    order = loader.Order(len(images), np.ones(len(images)), seed=5)
     order.epoch = number
-    parts = list(data.loader(images, order, 4, workers, pin=False))
+    parts = list(loader.batched(images, order, 4, workers, pin=False))
     return torch.cat([image for image, _ in parts]), torch.cat([target for _, target in parts])
 
 
 def test_epochs_differ_and_workers_do_not(folder):
-    pack, _ = data.pack(folder, names(folder), 32)
+    pack, _ = images_pack.pack(folder, names(folder), 32)
     targets = np.eye(10, dtype=np.float32)
-    images = data.Images(pack, np.array(names(folder)), targets, Augment(MODEL_B), seed=5)
+    images = loader.Images(pack, np.array(names(folder)), targets, Augment(MODEL_B), seed=5)
     alone, again, helped = epoch(images, 1, 0), epoch(images, 1, 0), epoch(images, 1, 2)
     for one, two, three in zip(alone, again, helped):
         assert torch.equal(one, two) and torch.equal(one, three)
@@ -185,9 +185,9 @@ def test_epochs_differ_and_workers_do_not(folder):
 
 
 def test_an_image_that_is_drawn_twice_looks_different(folder):
-    pack, _ = data.pack(folder, names(folder), 32)
-    images = data.Images(pack, np.array(names(folder)), np.zeros((10, 2)), Augment(MODEL_B), seed=5)
-    first, second = [images[data.Draw(0, position, 3)][0] for position in range(40)], [images[data.Draw(1, position, 3)][0] for position in range(40)]
+    pack, _ = images_pack.pack(folder, names(folder), 32)
+    images = loader.Images(pack, np.array(names(folder)), np.zeros((10, 2)), Augment(MODEL_B), seed=5)
+    first, second = [images[loader.Draw(0, position, 3)][0] for position in range(40)], [images[loader.Draw(1, position, 3)][0] for position in range(40)]
     assert len({image.numpy().tobytes() for image in first}) > 20
     assert sum(torch.equal(a, b) for a, b in zip(first, second)) < 20  # the same place in another epoch; some stay untouched
 
@@ -195,25 +195,25 @@ def test_an_image_that_is_drawn_twice_looks_different(folder):
 def test_sampler_follows_the_weights():
     """With weights 1/n every class is drawn alike, whatever its size; a class of weight 0 never is."""
     truth = np.repeat([0, 1, 2], [90, 9, 1])
-    weights = imbalance.class_weights(np.array([90, 9, 1, 0]), 1.0)
+    weights = priors.class_weights(np.array([90, 9, 1, 0]), 1.0)
     assert weights[3] == 0
     drawn = Counter()
     for number in range(60):
-        order = data.Order(100, weights[truth], seed=1)
+        order = loader.Order(100, weights[truth], seed=1)
         order.epoch = number
         drawn.update(truth[draw.index] for draw in order)
     assert all(drawn[c] / 6000 == pytest.approx(1 / 3, abs=0.03) for c in range(3))
-    assert imbalance.class_weights(np.array([4, 16]), 0.5).tolist() == [0.5, 0.25]
-    assert imbalance.class_weights(np.array([4, 16, 0]), 0.0).tolist() == [1, 1, 0]
+    assert priors.class_weights(np.array([4, 16]), 0.5).tolist() == [0.5, 0.25]
+    assert priors.class_weights(np.array([4, 16, 0]), 0.0).tolist() == [1, 1, 0]
 
 
 def test_without_weights_every_image_comes_once():
-    order = data.Order(50, shuffle=True, seed=2)
+    order = loader.Order(50, shuffle=True, seed=2)
     assert sorted(draw.index for draw in order) == list(range(50))
     assert [draw.index for draw in order] != list(range(50))
 
 
-class Measured(data.Images):
+class Measured(loader.Images):
     """Every 100th item brings its process's anonymous memory (kB) home instead of the targets."""
 
     def __getitem__(self, draw):
@@ -234,8 +234,8 @@ def test_memory_of_the_workers_does_not_grow_with_the_images(tmp_path):
         array[:] = 1
         del array
         ids = np.array([f"{i:06}" for i in range(number)])
-        images = Measured(data.Pack(path, ids, np.zeros(number)), ids, np.zeros((number, 2), np.float32))
-        seen = torch.cat([rows for _, rows in data.loader(images, data.Order(number), 100, workers=2, pin=False)])
+        images = Measured(images_pack.Pack(path, ids, np.zeros(number)), ids, np.zeros((number, 2), np.float32))
+        seen = torch.cat([rows for _, rows in loader.batched(images, loader.Order(number), 100, workers=2, pin=False)])
         workers = [process for process in seen[:, 0].unique() if process]
         assert len(workers) == 2
         peaks[number] = sum(int(seen[seen[:, 0] == process, 1].max()) for process in workers)

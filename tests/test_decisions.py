@@ -6,12 +6,11 @@ import resource
 import numpy as np
 import pytest
 
-import calibrate
-import files
-import folds
-import labels
-from errors import UserError
-from files import Logits
+from answers import posterior
+from core import files, folds, logits_file, submission
+from core.errors import UserError
+from core.logits_file import Logits
+from images import labels
 
 CLASSES = np.array(["A", "B", "No Finding"])
 
@@ -45,38 +44,38 @@ def test_parts_spread_every_class_evenly():
 
 def test_logits_file_round_trip_is_exact_and_repeats_its_bytes(tmp_path):
     content = some_logits()
-    files.write_logits(tmp_path / "a.npz", content)
-    files.write_logits(tmp_path / "b.npz", content)
+    logits_file.write_logits(tmp_path / "a.npz", content)
+    logits_file.write_logits(tmp_path / "b.npz", content)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
-    again = files.read_logits(tmp_path / "a.npz")
+    again = logits_file.read_logits(tmp_path / "a.npz")
     for field in dataclasses.fields(Logits):
         assert np.array_equal(getattr(again, field.name), getattr(content, field.name)), field.name
 
 
 def test_tune_and_decide_verbs(tmp_path, call):
-    files.write_logits(tmp_path / "val.npz", some_logits())
+    logits_file.write_logits(tmp_path / "val.npz", some_logits())
     test = dataclasses.replace(some_logits(n=30, seed=1), targets=np.full((30, 3), np.nan, np.float32))
-    files.write_logits(tmp_path / "test.npz", test)
+    logits_file.write_logits(tmp_path / "test.npz", test)
     tuned = call("tune", tmp_path / "val.npz", "--out", tmp_path / "c.json")
     assert tuned.code == 0 and "always No Finding" in tuned.out
     assert call("decide", tmp_path / "test.npz", "--calibration", tmp_path / "c.json", "--rule", "argmax", "--out", tmp_path / "s.csv").code == 0
     lines = (tmp_path / "s.csv").read_text().splitlines()
     assert lines[0] == "id,A,B,No Finding" and len(lines) == 31
-    answers = calibrate.probabilities(test.logits).argmax(1)
+    answers = posterior.probabilities(test.logits).argmax(1)
     assert lines[1:] == [f"{i}.png,{','.join('1' if c == a else '0' for c in range(3))}" for i, a in enumerate(answers)]
 
 
 def test_a_submission_that_fails_its_check_is_not_left_behind(tmp_path):
     with pytest.raises(UserError, match="3 rows where there are 2 test images"):
-        files.write_submission(tmp_path / "s.csv", ["a", "b", "c"], ["A", "B"], np.eye(2, dtype=int)[[0, 1, 0]], ["a", "b"])
+        submission.write(tmp_path / "s.csv", ["a", "b", "c"], ["A", "B"], np.eye(2, dtype=int)[[0, 1, 0]], ["a", "b"])
     with pytest.raises(UserError, match="id b where a is wanted"):
-        files.write_submission(tmp_path / "s.csv", ["b", "a"], ["A", "B"], np.eye(2, dtype=int)[[0, 1]], ["a", "b"])
+        submission.write(tmp_path / "s.csv", ["b", "a"], ["A", "B"], np.eye(2, dtype=int)[[0, 1]], ["a", "b"])
     assert not list(tmp_path.glob("*.csv")) and not list(tmp_path.glob(".*part"))
 
 
 def test_names_with_commas_and_quotes_survive(tmp_path):
     ids, classes = ['a,b.png', 'c"d.png'], ["Mass, big", "No Finding"]
-    files.write_submission(tmp_path / "s.csv", ids, classes, np.eye(2, dtype=int)[[0, 1]], ids)
+    submission.write(tmp_path / "s.csv", ids, classes, np.eye(2, dtype=int)[[0, 1]], ids)
     table = labels.read_one_hot(tmp_path / "s.csv")
     assert table.ids.tolist() == ids and table.classes == classes and table.targets.tolist() == [[1, 0], [0, 1]]
 

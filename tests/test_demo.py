@@ -12,25 +12,23 @@ from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
-from conftest import ROOT, SHARED, needs_shared
 from PIL import Image
 
-import demo
-import labels
-import phantom
+from conftest import ROOT, SHARED, needs_shared
+from images import labels, phantom, synthetic
 
 THESIS = [
     "cardiomegaly", "aortic elongation", "unchanged", "scoliosis", "costophrenic angle blunting", "air trapping", "pleural effusion",
     "interstitial pattern", "vertebral degenerative changes", "laminar atelectasis",
 ]  # fmt: skip
-SIGNS = {sign.__name__: sign for signs in (demo.SIGNS, demo.PADCHEST) for sign, *_ in signs.values() if sign}
+SIGNS = {sign.__name__: sign for signs in (synthetic.SIGNS, synthetic.PADCHEST) for sign, *_ in signs.values() if sign}
 
 
 @pytest.fixture(scope="module")
 def padchest(tmp_path_factory):
     """150 synthetic images in PadChest's layout; read only."""
     folder = tmp_path_factory.mktemp("padchest") / "set"
-    demo.make(folder, images=150, size=48, seed=5, layout="padchest")
+    synthetic.make(folder, images=150, size=48, seed=5, layout="padchest")
     return folder
 
 
@@ -38,7 +36,7 @@ def padchest(tmp_path_factory):
 def plan():
     """The default set in PadChest's layout, not drawn: its table, read as a CSV file would be, and the labels of every row without blanks."""
     text = io.StringIO()
-    csv.writer(text).writerows(demo.padchest(demo.IMAGES, demo.SIZE, demo.SEED).tables["PADCHEST_demo_labels.csv"])
+    csv.writer(text).writerows(synthetic.padchest(synthetic.IMAGES, synthetic.SIZE, synthetic.SEED).tables["PADCHEST_demo_labels.csv"])
     rows = list(csv.DictReader(io.StringIO(text.getvalue())))
     return rows, [{label.strip() for label in ast.literal_eval(row["Labels"] or "[]")} for row in rows]
 
@@ -46,7 +44,7 @@ def plan():
 def test_layout_is_the_competitions(made):
     tables = labels.read_competition(made)
     solution = labels.read_one_hot(made / "solution.csv")
-    assert tables.labelled.classes == solution.classes == list(demo.SIGNS) and len(tables.labelled.classes) == 20
+    assert tables.labelled.classes == solution.classes == list(synthetic.SIGNS) and len(tables.labelled.classes) == 20
     assert solution.ids.tolist() == tables.unlabelled.tolist()
     sample = labels.read_one_hot(made / "sample_submission.csv")
     assert sample.ids.tolist() == tables.unlabelled[:10].tolist() and sample.classes == solution.classes
@@ -59,27 +57,27 @@ def test_layout_is_the_competitions(made):
 
 def test_the_default_set_has_enough_of_every_class():
     """15 images of each class in training, validation and test; a long tail behind No Finding."""
-    import folds
+    from core import folds
 
-    counts = demo.class_counts(demo.IMAGES)
-    test = np.array([max(1, round(demo.TEST_SHARE * n)) for n in counts])
+    counts = synthetic.class_counts(synthetic.IMAGES)
+    test = np.array([max(1, round(synthetic.TEST_SHARE * n)) for n in counts])
     held_out = folds.stratified(np.repeat(np.arange(20), counts - test), 0.36, seed=0)
     val = np.bincount(np.repeat(np.arange(20), counts - test)[held_out])
-    assert counts.sum() == demo.IMAGES and min(test.min(), val.min(), (counts - test - val).min()) >= 15
+    assert counts.sum() == synthetic.IMAGES and min(test.min(), val.min(), (counts - test - val).min()) >= 15
     assert counts.max() == counts[-1] > 3 * np.sort(counts)[-2]
 
 
 @pytest.mark.parametrize("images", [60, 500, 20_000])
 def test_any_number_of_images(images):
-    counts = demo.class_counts(images)
+    counts = synthetic.class_counts(images)
     assert counts.sum() == images and counts.min() >= 2
     if images == 20_000:
         assert counts[-1] / images > 0.6  # large sets come near the competition's proportions
 
 
 def test_same_seed_same_pictures_other_seed_others(tmp_path, made):
-    demo.make(tmp_path / "again", images=120, size=40, seed=7)
-    demo.make(tmp_path / "other", images=120, size=40, seed=8)
+    synthetic.make(tmp_path / "again", images=120, size=40, seed=7)
+    synthetic.make(tmp_path / "other", images=120, size=40, seed=8)
     for path in made.rglob("*"):
         if path.is_file():
             assert path.read_bytes() == (tmp_path / "again" / path.relative_to(made)).read_bytes(), path.name
@@ -148,7 +146,7 @@ def test_a_16_bit_picture_is_the_8_bit_one_in_finer_steps():
 def test_padchest_layout(padchest):
     with open(padchest / "PADCHEST_demo_labels.csv", newline="") as file:
         header, *rows = csv.reader(file)
-    assert tuple(header) == demo.COLUMNS and len(header) == 36 and {len(row) for row in rows} == {36} and len(rows) == 150
+    assert tuple(header) == synthetic.COLUMNS and len(header) == 36 and {len(row) for row in rows} == {36} and len(rows) == 150
     assert [row[0] for row in rows] == [str(number) for number in range(150)]
     rows = [dict(zip(header, row, strict=True)) for row in rows]
     on_disk = {str(path.relative_to(padchest / "images")) for path in (padchest / "images").rglob("*.png")}
@@ -159,14 +157,14 @@ def test_padchest_layout(padchest):
         assert image.mode.startswith("I") and image.size == (48, 48) and np.asarray(image).max() > 255
     assert {(row["Rows_DICOM"], row["Columns_DICOM"], row["BitsStored_DICOM"]) for row in rows} == {("48", "48", "16")}
     about = json.loads((padchest / "demo.json").read_text())
-    assert about["synthetic"] is True and about == demo.recipe(150, 48, 5, "padchest") != demo.recipe(150, 48, 5)
+    assert about["synthetic"] is True and about == synthetic.recipe(150, 48, 5, "padchest") != synthetic.recipe(150, 48, 5)
     assert {path.name for path in padchest.iterdir()} == {"images", "PADCHEST_demo_labels.csv", "demo.json"}
 
 
 @needs_shared
 def test_the_columns_are_padchests():
     with open(SHARED / "data/padchest_sample/PADCHEST_like_labels.csv", newline="") as file:
-        assert tuple(next(csv.reader(file))) == demo.COLUMNS
+        assert tuple(next(csv.reader(file))) == synthetic.COLUMNS
 
 
 def test_padchest_has_enough_of_every_label(plan):
@@ -178,7 +176,7 @@ def test_padchest_has_enough_of_every_label(plan):
     assert 0.35 < count["normal"] / len(frontal) < 0.45
     assert np.mean([len(names & set(THESIS)) > 1 for names in frontal]) > 0.15  # several labels an image
     assert count["COPD signs"] > 30 and count["chronic changes"] > 30
-    assert [*demo.PADCHEST][:9] == [label for label in THESIS if label != "unchanged"]
+    assert [*synthetic.PADCHEST][:9] == [label for label in THESIS if label != "unchanged"]
 
 
 def test_padchest_patients(plan):
@@ -213,18 +211,18 @@ def test_padchest_labels_have_the_real_files_quirks(plan):
     assert any(label != label.lstrip() for label in elements) and any(label != label.rstrip() for label in elements) and "" in elements
     assert all(len(names) == 1 for names in found if names & {"normal", "exclude"})
     assert 0 < sum("exclude" in names for names in found) < 40 and 0 < sum("suboptimal study" in names for names in found) < 40
-    known = {*THESIS, *demo.PADCHEST, "normal", "exclude", "suboptimal study", ""}
+    known = {*THESIS, *synthetic.PADCHEST, "normal", "exclude", "suboptimal study", ""}
     assert set().union(*found) <= known
     assert 0.2 < np.mean([row["MethodLabel"] == "Physician" for row in rows]) < 0.3
 
 
 def test_padchest_pictures_show_what_the_rows_say():
-    rows, findings = demo.padchest_rows(400, 64, 2)
-    signs_of = dict(demo.padchest(400, 64, 2).pictures)
+    rows, findings = synthetic.padchest_rows(400, 64, 2)
+    signs_of = dict(synthetic.padchest(400, 64, 2).pictures)
     for row, names in zip(rows, findings, strict=True):
         labels_read = [label.strip() for label in ast.literal_eval(row["Labels"] or "[]")]
-        assert names == [label for label in labels_read if label in demo.PADCHEST]
-        assert signs_of[f"{row['ImageDir']}/{row['ImageID']}"] == [demo.PADCHEST[name][0] for name in names if demo.PADCHEST[name][0]]
+        assert names == [label for label in labels_read if label in synthetic.PADCHEST]
+        assert signs_of[f"{row['ImageDir']}/{row['ImageID']}"] == [synthetic.PADCHEST[name][0] for name in names if synthetic.PADCHEST[name][0]]
     assert max(map(len, signs_of.values())) >= 3
 
 
@@ -237,7 +235,7 @@ def test_padchest_is_the_same_in_another_process_and_other_with_another_seed(tmp
     files = {path.relative_to(padchest) for path in padchest.rglob("*") if path.is_file()}
     assert files == {path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*") if path.is_file()}
     assert all((padchest / name).read_bytes() == (tmp_path / "again" / name).read_bytes() for name in files)
-    (one, _), (other, _) = (demo.padchest_rows(150, 48, seed) for seed in (5, 6))
+    (one, _), (other, _) = (synthetic.padchest_rows(150, 48, seed) for seed in (5, 6))
     for column in ("ImageID", "PatientID", "StudyID"):
         assert not {row[column] for row in one} & {row[column] for row in other}
 
@@ -250,25 +248,25 @@ def test_make_demo_names_the_layouts(tmp_path, call):
 
 
 def test_another_layout_in_the_same_place_replaces_the_set(home, monkeypatch):
-    monkeypatch.setattr(demo.make, "__defaults__", (60, 32, 0, "competition"))
-    monkeypatch.setattr(demo.recipe, "__defaults__", (60, 32, 0, "competition"))
-    folder = demo.ensure(home / "data/demo", layout="padchest")
+    monkeypatch.setattr(synthetic.make, "__defaults__", (60, 32, 0, "competition"))
+    monkeypatch.setattr(synthetic.recipe, "__defaults__", (60, 32, 0, "competition"))
+    folder = synthetic.ensure("padchest", home / "data/demo")
     assert (folder / "PADCHEST_demo_labels.csv").is_file() and not (folder / "train.csv").exists()
     stamp = (folder / "PADCHEST_demo_labels.csv").stat().st_mtime_ns
-    assert demo.ensure(folder, layout="padchest") and (folder / "PADCHEST_demo_labels.csv").stat().st_mtime_ns == stamp
-    assert (demo.ensure(folder) / "train.csv").is_file() and not (folder / "PADCHEST_demo_labels.csv").exists()
+    assert synthetic.ensure("padchest", folder) and (folder / "PADCHEST_demo_labels.csv").stat().st_mtime_ns == stamp
+    assert (synthetic.ensure("competition", folder) / "train.csv").is_file() and not (folder / "PADCHEST_demo_labels.csv").exists()
 
 
 def test_the_set_is_remade_when_its_recipe_changed(home, monkeypatch):
-    monkeypatch.setattr(demo, "IMAGES", 60)
-    monkeypatch.setattr(demo, "recipe", lambda images=60, size=32, seed=0, layout="competition": {"images": images, "version": 1})
-    monkeypatch.setattr(demo.make, "__defaults__", (60, 32, 0, "competition"))
-    folder = demo.ensure(home / "data/demo")
+    monkeypatch.setattr(synthetic, "IMAGES", 60)
+    monkeypatch.setattr(synthetic, "recipe", lambda images=60, size=32, seed=0, layout="competition": {"images": images, "version": 1})
+    monkeypatch.setattr(synthetic.make, "__defaults__", (60, 32, 0, "competition"))
+    folder = synthetic.ensure("competition", home / "data/demo")
     stamp = (folder / "train.csv").stat().st_mtime_ns
     time.sleep(0.01)
-    assert demo.ensure(folder) and (folder / "train.csv").stat().st_mtime_ns == stamp
-    monkeypatch.setattr(demo, "recipe", lambda images=60, size=32, seed=0, layout="competition": {"images": images, "version": 2})
-    assert demo.ensure(folder) and (folder / "train.csv").stat().st_mtime_ns != stamp
+    assert synthetic.ensure("competition", folder) and (folder / "train.csv").stat().st_mtime_ns == stamp
+    monkeypatch.setattr(synthetic, "recipe", lambda images=60, size=32, seed=0, layout="competition": {"images": images, "version": 2})
+    assert synthetic.ensure("competition", folder) and (folder / "train.csv").stat().st_mtime_ns != stamp
 
 
 def test_the_demo_settings_are_checked_not_those_they_replace(made, home, call):
@@ -280,8 +278,8 @@ def test_the_demo_settings_are_checked_not_those_they_replace(made, home, call):
 def test_nothing_at_hand_runs_the_demo_loudly_and_learns(home, call, monkeypatch):
     """The newcomer's command, shortened: plainer signs, fewer images and epochs; clearly above the constant answer."""
     monkeypatch.setattr(phantom, "STRENGTH", (0.9, 1.0))
-    monkeypatch.setattr(demo, "IMAGES", 800)
-    monkeypatch.setattr(demo.make, "__defaults__", (800, 96, 0, "competition"))
+    monkeypatch.setattr(synthetic, "IMAGES", 800)
+    monkeypatch.setattr(synthetic.make, "__defaults__", (800, 96, 0, "competition"))
     said = call("main", "modelB", "size=64", "epochs=6")
     assert said.code == 0, said.err
     assert "SYNTHETIC" in said.err and "no data and no Kaggle credentials were found" in said.err

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, TINY
 
 import experiment
-import stats
-import studies
-from errors import UserError
+from answers import stats
+from conftest import ROOT, TINY
+from core.errors import UserError
+from tasks import studies
 
 FILES = sorted((ROOT / "configs" / "experiments").glob("*.yaml"))
 BASE = {key: value for key, _, value in (word.partition("=") for word in TINY)} | {"epochs": 2, "frozen_epochs": 0}
@@ -110,19 +110,19 @@ def test_the_verb_does_not_load_torch():
 # ---- doing them
 def test_a_study_from_end_to_end_in_processes_of_its_own(home, tmp_path, call):
     """Two rows of another task, one of which cannot be trained: the other one is done all the same."""
-    import demo
+    from images import synthetic
 
     data, path = tmp_path / "set", tmp_path / "losses.yaml"
-    demo.make(data, images=150, size=40, seed=3, layout="padchest")
+    synthetic.make(data, images=150, size=40, seed=3, layout="padchest")
     study = STUDY | {
         "config": "padchest", "seeds": [0], "metrics": ["auc", "brier"], "reference": "focal", "published": {"focal": {"auc": [0.734, 0.01]}},
         "base": BASE | {"model": "cnn3", "epochs": 1, "crop": "none", "test_fraction": 0.3, "labels": ["cardiomegaly", "scoliosis"]},
-        "rows": {"focal": {"loss": "focal"}, "broken": {"model": "cnn6"}},  # cnn6 halves 32 pixels six times
+        "rows": {"focal": {"loss": "focal"}, "broken": {"limit": 1}},  # one image cannot be parted
     }
     path.write_text(yaml.safe_dump(study, sort_keys=False))
     said = call("experiment", path, "--data", data)
     assert said.code == 2 and "1 cells failed: broken, seed 0" in said.err and "SYNTHETIC" in said.out
-    assert "broken, seed 0: FAILED: size = 32 is too small for the 6 poolings of cnn6" in said.out
+    assert "broken, seed 0: FAILED: 1 images of 1 patients with val_fraction" in said.out
     [run] = [folder for folder in (home / "runs").iterdir() if (folder / "report.json").is_file()]
     macro = json.loads((run / "report.json").read_text())["test"]["macro"]
     table = home / "studies/losses-demo"
@@ -133,20 +133,20 @@ def test_a_study_from_end_to_end_in_processes_of_its_own(home, tmp_path, call):
 
 
 def test_stopped_in_the_middle_it_goes_on_and_redoes_nothing(made, home, write, call, here, monkeypatch):
-    import runs
+    from net import checkpoint
 
-    saved, epochs = runs.Run.save_checkpoint, []
+    saved, epochs = checkpoint.save, []
 
-    def stop(run, name, content):
-        saved(run, name, content)
-        epochs.extend(["done"] * (name == "last.pt"))
+    def stop(path, content):
+        saved(path, content)
+        epochs.extend(["done"] * (path.name == "last.pt"))
         if len(epochs) == 3:  # the first of the second cell
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs.Run, "save_checkpoint", stop)
+    monkeypatch.setattr(checkpoint, "save", stop)
     said = call("experiment", write(), "--data", made)
     assert said.code == 130 and "the same command" in said.err and len(here) == 2
-    monkeypatch.setattr(runs.Run, "save_checkpoint", saved)
+    monkeypatch.setattr(checkpoint, "save", saved)
     before = {path: when for path, when in stamps(home).items() if here[0] in path.parts or "cells" in path.parts}
     assert any("cells" in path.parts for path in before) and any(path.name == "best.pt" for path in before)
 
@@ -255,7 +255,7 @@ FAULTS = {
     "a value that will not do": ({"rows": {"none": {"lr": -1}}}, [], "row 'none' (lr=-1): lr = '-1' will not do"),
     "a seed in a row": ({"rows": {"none": {"seed": 1}}}, [], "row 'none' (seed=1): the study names its runs"),
     "a name for all": ({}, ["name=x"], "(name=x): the study names its runs"),
-    "an unknown rule": ({}, ["rule=guess"], "(rule=guess): a competition run decides by one of"),
+    "an unknown rule": ({}, ["rule=guess"], "rule = 'guess': a competition run decides by one of"),
     "an unknown metric": ({"metrics": ["auc"]}, [], "metrics names auc, which is no figure of a competition run"),
     "an unknown configuration": ({"config": "modelZ"}, [], "row 'none': there is no configuration"),
     "rows of two tasks": ({"rows": {"none": {}, "other": {"config": "padchest"}}}, [], "rows 'none' and 'other' are of different tasks"),

@@ -8,18 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
 from PIL import Image
 from torch import nn
 
-import cam
-import config as settings
-import demo
-import examples
-import model
-from errors import UserError
-from files import Logits, read_logits
-from task import TASKS
+from answers import multi_label_report, overlays, single_label_report
+from conftest import TINY
+from core.errors import UserError
+from core.logits_file import Logits, read_logits
+from core.task import Evidence
+from images import synthetic
+from net import cam, model
+from tasks import registry
 
 SMALL = [*TINY, "model=cnn3", "crop=none", "epochs=1", "frozen_epochs=0", "val_fraction=0.25", "test_fraction=0.25", "head=8/0.1",
          "labels=cardiomegaly,scoliosis,pleural effusion,unchanged", "name=run"]
@@ -31,7 +30,7 @@ def shots(number: int = 3, size: int = 64) -> torch.Tensor:
 
 def network(name: str, size: int = 64) -> model.Net:
     torch.manual_seed(3)
-    return model.build(settings.load("padchest", [f"model={name}", "weights=none", f"size={size}", "head=16/0.2"]), 4, "none").eval()
+    return model.build(registry.load("padchest", [f"model={name}", "weights=none", f"size={size}", "head=16/0.2"]), 4, "none").eval()
 
 
 class Known(nn.Sequential):
@@ -131,12 +130,12 @@ def test_the_share_of_the_energy_inside_a_mask():
 
 def test_pictures_are_the_same_bytes_and_a_map_of_zeros_leaves_the_radiograph():
     image = shots(1, 32)[0, 0].numpy()
-    assert np.allclose(cam.overlay(image, np.zeros((32, 32), np.float32)), (image / 255)[..., None])
+    assert np.allclose(overlays.overlay(image, np.zeros((32, 32), np.float32)), (image / 255)[..., None])
     shown = np.linspace(0, 1, 1024, dtype=np.float32).reshape(32, 32)
-    tile = cam.Tile(image, shown, "grad-cam", ["x" * 57 + ".png", "cardiomegaly, p = 0.95", "one positive label, p > 0.9"], shown > 0.5)
+    tile = overlays.Tile(image, shown, "grad-cam", ["x" * 57 + ".png", "cardiomegaly, p = 0.95", "one positive label, p > 0.9"], shown > 0.5)
     both = [tile, tile._replace(kind="against")]
-    assert cam.picture(tile) == cam.picture(tile) != cam.picture(both[1]) and cam.sheet(both, "two") == cam.sheet(both, "two")
-    assert cam.shortened("x" * 57 + ".png", 20) == "xxxxxxxxx…xxxxxx.png" and cam.shortened("a.png", 20) == "a.png"
+    assert overlays.picture(tile) == overlays.picture(tile) != overlays.picture(both[1]) and overlays.sheet(both, "two") == overlays.sheet(both, "two")
+    assert overlays.shortened("x" * 57 + ".png", 20) == "xxxxxxxxx…xxxxxx.png" and overlays.shortened("a.png", 20) == "a.png"
 
 
 # ---- which images
@@ -149,7 +148,7 @@ def logits_file(logits: list, targets: list) -> Logits:
 
 def of_findings(content: Logits, labels=(0, 1, 2), number=12):
     calibration = {"classes": content.classes.tolist(), "networks": [{"rows": content.rows, "counts": content.counts.tolist(), "prior": content.prior.tolist(), "rules": {"sigmoid": {}}}]}
-    whose, found = examples.of_findings(None, content, calibration, "sigmoid", labels, number)
+    whose, found = multi_label_report.examples(Evidence(None, content, calibration, "sigmoid"), labels, number)
     assert whose is content
     return [(one.row, one.label) for one in found], {one.why for one in found}, [one.p for one in found]
 
@@ -176,8 +175,8 @@ def test_decisions_are_hits_misses_and_the_rarest_classes():
     truth, said = [0, 0, 1, 1, 1, 2, 2, 2, 3, 3], [0, 1, 1, 1, 2, 2, 2, 3, 3, 0]
     sure = [3, 4, 2, 6, 3, 5, 1, 2, 4, 7]
     val = logits_file(np.eye(4)[said] * np.array(sure)[:, None], np.eye(4)[truth])
-    calibration = TASKS["competition"](settings.load("modelB")).calibrate([val])
-    whose, found = examples.of_decisions(val, None, calibration, "argmax", range(4), 5)
+    calibration = registry.task_of(registry.load("modelB")).calibrate([val])
+    whose, found = single_label_report.examples(Evidence(val, None, calibration, "argmax"), range(4), 5)
     assert whose is val
     assert [(one.row, one.label, one.why) for one in found] == [
         (0, 0, "rare, 10 training images; hit"),  # the only class of the rarest quarter, its most probable image
@@ -185,9 +184,9 @@ def test_decisions_are_hits_misses_and_the_rarest_classes():
         (9, 3, "missed: answered c0, p = 1.00"), (1, 0, f"missed: answered c1, p = {np.exp(4) / (np.exp(4) + 3):.2f}"),
     ]
     assert found[0].p == pytest.approx(np.exp(3) / (np.exp(3) + 3)) and found[3].p < 0.01
-    everything = examples.of_decisions(val, None, calibration, "argmax", range(4), 99)[1]
+    everything = single_label_report.examples(Evidence(val, None, calibration, "argmax"), range(4), 99)[1]
     assert sorted(one.row for one in everything) == list(range(10)) and all(one.label == truth[one.row] for one in everything)
-    assert {one.label for one in examples.of_decisions(val, None, calibration, "argmax", [2, 3], 99)[1]} == {2, 3}
+    assert {one.label for one in single_label_report.examples(Evidence(val, None, calibration, "argmax"), [2, 3], 99)[1]} == {2, 3}
 
 
 # ---- the verb
@@ -197,7 +196,7 @@ def trained(tmp_path_factory):
     import main
 
     home = tmp_path_factory.mktemp("explained")
-    demo.make(home / "set", images=200, size=40, seed=3, layout="padchest")
+    synthetic.make(home / "set", images=200, size=40, seed=3, layout="padchest")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CXR_HOME", str(home))
         main.main(["padchest", "--data", str(home / "set"), *SMALL])
@@ -285,6 +284,6 @@ def test_mistakes_are_one_sentence(fault, run, call):
 
 
 def test_another_data_set_is_refused(run, call, tmp_path):
-    demo.make(tmp_path / "other", images=60, size=40, seed=4, layout="padchest")
+    synthetic.make(tmp_path / "other", images=60, size=40, seed=4, layout="padchest")
     said = call("explain", run, "--data", tmp_path / "other")
     assert said.code == 2 and "does not have the run's images" in said.err and not (run / "figures").exists()

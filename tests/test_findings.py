@@ -9,14 +9,13 @@ from math import erf
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from sklearn.metrics import average_precision_score, brier_score_loss, recall_score, roc_auc_score
 
-import findings
-import findings_report
-import stats
-from errors import UserError
-from files import Logits
+from answers import multi_label, multi_label_report, stats
+from conftest import ROOT
+from core.errors import UserError
+from core.logits_file import Logits
+from core.task import Evidence
 
 LABELS = np.array(["cardiomegaly", "scoliosis", "pleural effusion"])
 NATURAL = np.array([0.09, 0.3, 0.02])
@@ -30,7 +29,7 @@ def world(rows: int, seed: int, slope=1.0, offset=0.0, prior=NATURAL, views: int
     """Rows whose true probabilities are known [N, C], and the logits of a network from which `calibrated` gets them by this slope and offset."""
     rng = np.random.default_rng(seed)
     signal = rng.normal(0, 1.5, (rows, len(NATURAL))) + logit(NATURAL) - 0.7
-    truth = findings.sigmoid(signal)
+    truth = multi_label.sigmoid(signal)
     logits = (signal - offset) / slope + logit(prior) - logit(NATURAL) + noise * rng.normal(size=(views, rows, 1))
     targets = np.float32(rng.random(truth.shape) < truth)
     return Logits(np.array([f"{name}{row}.png" for row in range(rows)]), np.float32(logits), targets, LABELS, np.int64(NATURAL * 10000), 10000, np.array(prior)), truth
@@ -104,13 +103,13 @@ def test_with_one_image_a_patient_it_is_the_bootstrap_of_rows():
 def test_images_doubled_within_their_patients_make_no_interval_narrower():
     test, _ = world(300, 1)
     val, _ = world(300, 2, name="v")
-    calibration = findings.calibrate([val])
+    calibration = multi_label.calibrate([val])
     twice = replace(test.take(np.tile(np.arange(300), 2)), ids=np.arange(600).astype(str))
-    once = findings_report._part("test", test, val, calibration, "sigmoid", plain(val) | {name: {"patient": str(row)} for row, name in enumerate(test.ids)})
-    doubled = findings_report._part("test", twice, val, calibration, "sigmoid", plain(val) | {str(row): {"patient": str(row % 300)} for row in range(600)})
-    as_rows = findings_report._part("test", twice, val, calibration, "sigmoid", plain(val) | plain(twice))
+    once = multi_label_report._part("test", test, Evidence(val, test, calibration, "sigmoid"), plain(val) | {name: {"patient": str(row)} for row, name in enumerate(test.ids)})
+    doubled = multi_label_report._part("test", twice, Evidence(val, twice, calibration, "sigmoid"), plain(val) | {str(row): {"patient": str(row % 300)} for row in range(600)})
+    as_rows = multi_label_report._part("test", twice, Evidence(val, twice, calibration, "sigmoid"), plain(val) | plain(twice))
     assert (once[0]["patients"], doubled[0]["patients"], as_rows[0]["patients"]) == (300, 300, 600)
-    for figure in findings_report.FIGURES:
+    for figure in multi_label_report.FIGURES:
         assert doubled[0]["interval"][figure] == pytest.approx(once[0]["interval"][figure], abs=1e-12)
     assert np.ptp(as_rows[0]["interval"]["auc"]) < 0.85 * np.ptp(once[0]["interval"]["auc"])
 
@@ -121,10 +120,10 @@ def test_the_monitored_figures_are_scikit_learns_over_the_labels_that_count():
     targets[:200, 1] = np.nan
     logits = np.concatenate([val.logits[0], val.logits[0, :, :1]], axis=1)
     known = [(targets[200 * (c == 1):, c], logits[200 * (c == 1):, c]) for c in range(3)]
-    found = findings.monitor(targets, logits, np.ones(4))
+    found = multi_label.monitor(targets, logits)
     assert found == {"auc": pytest.approx(np.mean([roc_auc_score(*one) for one in known])), "average_precision": pytest.approx(np.mean([average_precision_score(*one) for one in known]))}
     with pytest.raises(UserError, match="no label with both"):
-        findings.monitor(np.zeros((5, 2)), np.zeros((5, 2)), np.ones(2))
+        multi_label.monitor(np.zeros((5, 2)), np.zeros((5, 2)))
 
 
 # ---- calibration
@@ -132,10 +131,10 @@ def test_the_monitored_figures_are_scikit_learns_over_the_labels_that_count():
 def test_the_fit_undoes_what_was_done_to_the_logits(slope, offset, prior):
     val, _ = world(20000, 0, slope, offset, prior)
     test, truth = world(5000, 1, slope, offset, prior)
-    calibration = findings.calibrate([val])
+    calibration = multi_label.calibrate([val])
     found = calibration["networks"][0]["rules"]["calibrated"]
     assert found["slopes"] == pytest.approx([slope] * 3, rel=0.1) and found["offsets"] == pytest.approx([offset] * 3, abs=0.3)
-    before, after = (findings.probabilities([test], calibration, rule) for rule in findings.RULES)
+    before, after = (multi_label.probabilities([test], calibration, rule) for rule in multi_label.RULES)
     assert np.allclose(before, 1 / (1 + np.exp(-np.float64(test.logits[0]))))
     assert np.abs(after - truth).mean() < min(0.01, 0.4 * np.abs(before - truth).mean())
     assert ((after - test.targets) ** 2).mean() < ((before - test.targets) ** 2).mean()
@@ -143,32 +142,32 @@ def test_the_fit_undoes_what_was_done_to_the_logits(slope, offset, prior):
 
 def test_oversampling_alone_is_undone_without_a_fit_and_a_given_temperature_is_kept():
     test, truth = world(200, 0, prior=np.array([0.4, 0.4, 0.4]))
-    assert np.allclose(findings.probabilities([test], findings.calibrate([test], temperature=1), "calibrated"), truth, atol=1e-5)
-    halved = findings.calibrate([test], temperature=2)
+    assert np.allclose(multi_label.probabilities([test], multi_label.calibrate([test], temperature=1), "calibrated"), truth, atol=1e-5)
+    halved = multi_label.calibrate([test], temperature=2)
     assert halved["networks"][0]["rules"]["calibrated"]["slopes"] == [0.5, 0.5, 0.5]
-    p = findings.probabilities([test], halved, "calibrated")
+    p = multi_label.probabilities([test], halved, "calibrated")
     assert np.allclose(logit(p), test.logits[0] / 2 - logit(0.4) + logit(NATURAL), atol=1e-4)  # the prevalence's shift is undone in full
 
 
 def test_views_are_averaged_after_activation_and_then_networks():
     one, _ = world(60, 0, views=2, noise=1.0)
     other = replace(one, logits=one.logits + 1)
-    calibration = findings.calibrate([one])
+    calibration = multi_label.calibrate([one])
     pair = {**calibration, "networks": calibration["networks"] * 2}
     hand = [1 / (1 + np.exp(-np.float64(network.logits))) for network in (one, other)]
-    assert np.allclose(findings.probabilities([one], calibration, "sigmoid"), hand[0].mean(axis=0))
-    assert np.allclose(findings.decide([one, other], pair, "sigmoid"), np.mean(hand, axis=(0, 1)))
+    assert np.allclose(multi_label.probabilities([one], calibration, "sigmoid"), hand[0].mean(axis=0))
+    assert np.allclose(multi_label.decide([one, other], pair, "sigmoid"), np.mean(hand, axis=(0, 1)))
 
 
 def test_with_several_views_the_averaged_probability_is_what_is_fitted():
     """A slope or offset moved off the fit makes the averaged probability less likely, the priors included."""
     val, _ = world(400, 0, slope=0.7, views=3, noise=1.0)
-    calibration = findings.calibrate([val])
+    calibration = multi_label.calibrate([val])
     shifted = np.float64(val.logits[:, :, 1]) + (logit(val.counts / val.rows) - logit(val.prior))[1]
 
     def worth(log_slope, offset):
-        p, y = findings.sigmoid(np.exp(log_slope) * shifted + offset).mean(axis=0), val.targets[:, 1]
-        return (y * np.log(p) + (1 - y) * np.log(1 - p)).sum() - 0.5 * (np.array([log_slope, offset]) ** 2 / findings.WIDTHS**2).sum()
+        p, y = multi_label.sigmoid(np.exp(log_slope) * shifted + offset).mean(axis=0), val.targets[:, 1]
+        return (y * np.log(p) + (1 - y) * np.log(1 - p)).sum() - 0.5 * (np.array([log_slope, offset]) ** 2 / multi_label.WIDTHS**2).sum()
 
     found = calibration["networks"][0]["rules"]["calibrated"]
     best = np.log(found["slopes"][1]), found["offsets"][1]
@@ -185,13 +184,13 @@ def test_labels_with_few_positives_or_none_and_absurd_logits_stay_sane(scale):
     targets[:, 1] = 0
     targets[:, 2] = np.where(np.arange(300) < 150, np.nan, 1)
     val = replace(val, targets=targets, logits=val.logits * np.float32(scale), counts=np.array([900, 0, 10000]), prior=np.array([0.09, 0.0, 1.0]))
-    calibration = json.loads(json.dumps(findings.calibrate([val]), allow_nan=False))
+    calibration = json.loads(json.dumps(multi_label.calibrate([val]), allow_nan=False))
     found = calibration["networks"][0]["rules"]["calibrated"]
     assert found["slopes"][1:] == [1, 1] and found["offsets"][1:] == [0, 0]
     assert 0 < found["slopes"][0] < 20 and abs(found["offsets"][0]) < 20
     assert scale != 1 or (0.2 < found["slopes"][0] < 3 and abs(found["offsets"][0]) < 4)
-    assert np.isfinite(findings.probabilities([val], calibration, "calibrated")).all()
-    for rule in findings.RULES:
+    assert np.isfinite(multi_label.probabilities([val], calibration, "calibrated")).all()
+    for rule in multi_label.RULES:
         at = calibration["thresholds"][rule]
         assert at["sens95"][1] is None and at["spec95"][2] is None
         assert None not in (at["sens95"][0], at["spec95"][0], at["spec95"][1], at["sens95"][2])
@@ -210,8 +209,8 @@ def test_thresholds_of_every_tiny_case_are_those_of_brute_force():
     for values in itertools.product((0.2, 0.5, 0.8), repeat=3):
         for truth in itertools.product((False, True), repeat=3):
             truth, p = np.array(truth), np.array(values)
-            assert findings._operating_points(np.float32(truth), p) == brute(truth, p)
-    assert findings._operating_points(np.full(3, np.nan), np.array([0.1, 0.2, 0.3])) == (None, None)
+            assert multi_label._operating_points(np.float32(truth), p) == brute(truth, p)
+    assert multi_label._operating_points(np.full(3, np.nan), np.array([0.1, 0.2, 0.3])) == (None, None)
 
 
 @pytest.mark.parametrize("steps", [10, 100, 10**9])
@@ -220,15 +219,15 @@ def test_thresholds_hold_95_percent_and_are_the_last_that_do(steps):
     for rows in (20, 40, 137, 400):  # 20 and 40: exactly 95 % is enough
         truth = rng.permutation(np.arange(2 * rows) < rows)
         p = np.round((rng.random(2 * rows) + 0.3 * truth) / 1.3 * steps) / steps
-        sens95, spec95 = findings._operating_points(np.append(np.float32(truth), np.nan), np.append(p, 0.5))  # the unknown row changes nothing
+        sens95, spec95 = multi_label._operating_points(np.append(np.float32(truth), np.nan), np.append(p, 0.5))  # the unknown row changes nothing
         assert (p[truth] >= sens95).mean() >= 0.95 > max((p[truth] >= tau).mean() for tau in [*p[p > sens95], 2])
         assert (p[~truth] < spec95).mean() >= 0.95 > max((p[~truth] < tau).mean() for tau in [*p[p < spec95], -1])
 
 
 def test_thresholds_are_of_all_networks_rows_together():
     one, two = world(200, 1)[0], world(300, 2, name="b")[0]
-    both = findings.calibrate([one, two])
-    p, truth = np.concatenate([findings.sigmoid(np.float64(val.logits[0])) for val in (one, two)]), np.concatenate([one.targets, two.targets])
+    both = multi_label.calibrate([one, two])
+    p, truth = np.concatenate([multi_label.sigmoid(np.float64(val.logits[0])) for val in (one, two)]), np.concatenate([one.targets, two.targets])
     for c in range(3):
         assert (both["thresholds"]["sigmoid"]["sens95"][c], both["thresholds"]["sigmoid"]["spec95"][c]) == brute(truth[:, c] == 1, p[:, c])
 
@@ -238,9 +237,9 @@ def test_a_report_computed_by_hand():
     val = by_hand([0.9, 0.6, 0.4, 0.2, 0.1], [1, 0, 1, 0, 0])
     test = replace(by_hand([0.8, 0.4, 0.5, 0.3, 0.95, 0.7], [1, 1, 0, 0, 0, np.nan]), ids=np.array(list("abcdef")))
     rows = {**plain(val), **{name: {"id": name, "patient": patient} for name, patient in zip("abcdef", "112345", strict=True)}}
-    calibration = findings.calibrate([val])
+    calibration = multi_label.calibrate([val])
     assert calibration["thresholds"]["sigmoid"] == {"sens95": [pytest.approx(0.4)], "spec95": [pytest.approx(0.9)]}
-    found = findings_report.report(val, test, calibration, "sigmoid", rows)
+    found = multi_label_report.report(Evidence(val, test, calibration, "sigmoid"), rows)
     row, = found["per_class"]
     brier = (0.2**2 + 0.6**2 + 0.5**2 + 0.3**2 + 0.95**2) / 5
     expected = {
@@ -249,11 +248,11 @@ def test_a_report_computed_by_hand():
         "threshold_sens95": 0.4, "threshold_spec95": 0.9,
     }
     assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-6)
-    assert found["test"]["macro"] == pytest.approx({figure: row[figure] for figure in findings_report.FIGURES})
+    assert found["test"]["macro"] == pytest.approx({figure: row[figure] for figure in multi_label_report.FIGURES})
     assert (found["test"]["images"], found["test"]["patients"], found["test"]["skipped"]) == (6, 5, [])
     assert found["validation"]["macro"]["sens_at_sens95"] == 1 and found["validation"]["macro"]["spec_at_sens95"] == pytest.approx(2 / 3)
     assert found["test"]["calibration"]["sigmoid"] == {"brier": pytest.approx(brier), "brier_skill": pytest.approx(row["brier_skill"])}
-    assert "test" not in findings_report.report(val, None, calibration, "sigmoid", rows)
+    assert "test" not in multi_label_report.report(Evidence(val, None, calibration, "sigmoid"), rows)
 
 
 def test_a_draw_of_every_image_once_gives_the_point_estimates():
@@ -261,13 +260,13 @@ def test_a_draw_of_every_image_once_gives_the_point_estimates():
     val, _ = world(200, 9)
     targets = np.stack([np.where(np.arange(200) < 60, np.nan, val.targets[:, 0]), val.targets[:, 1], np.zeros(200)], axis=1)
     val = replace(val, targets=targets, logits=np.round(val.logits))
-    calibration = findings.calibrate([val])
-    p, at, prevalence = findings.probabilities([val], calibration, "sigmoid"), findings.thresholds(calibration, "sigmoid"), val.counts / val.rows
-    draws = findings_report._draws(targets, p, prevalence, findings_report._drawn_thresholds(targets, p, np.ones((1, 200))), np.ones((1, 200)))
+    calibration = multi_label.calibrate([val])
+    p, at, prevalence = multi_label.probabilities([val], calibration, "sigmoid"), multi_label.thresholds(calibration, "sigmoid"), val.counts / val.rows
+    draws = multi_label_report._draws(targets, p, prevalence, multi_label_report._drawn_thresholds(targets, p, np.ones((1, 200))), np.ones((1, 200)))
     for c in range(3):
-        point = findings_report._figures(targets[:, c], p[:, c], prevalence[c], {name: values[c] for name, values in at.items()})
+        point = multi_label_report._figures(targets[:, c], p[:, c], prevalence[c], {name: values[c] for name, values in at.items()})
         assert {figure: values[0, c] for figure, values in draws.items() if not np.isnan(values[0, c])} == pytest.approx(point)
-    assert set(draws) == set(findings_report.FIGURES)
+    assert set(draws) == set(multi_label_report.FIGURES)
 
 
 def test_thresholds_of_a_draw_are_those_of_its_rows():
@@ -278,7 +277,7 @@ def test_thresholds_of_a_draw_are_those_of_its_rows():
     drawn = stats.held_thresholds(truth, scores, weights.astype(float), 0.95)
     for draw, times in enumerate(weights):
         rows = np.repeat(np.arange(80), times)
-        written = findings._operating_points(truth[rows].astype(float), scores[rows])
+        written = multi_label._operating_points(truth[rows].astype(float), scores[rows])
         for found, threshold in zip(drawn, written, strict=True):
             share = stats.share_above(scores, weights.astype(float), found)[draw]
             assert share == pytest.approx((scores[rows] >= threshold).mean()) and found[draw] == pytest.approx(threshold)
@@ -306,7 +305,7 @@ def test_the_interval_of_an_operating_point_knows_the_luck_of_its_threshold():
 def test_always_forecasting_the_prevalence():
     """A prevalence of 9 % scores 0.09 · 0.91 = 0.0819 by doing nothing, below the thesis' 0.181 for cardiomegaly; its skill is 0."""
     idle = by_hand(np.full(1000, 0.09), np.arange(1000) < 90, counts=(900,), rows=10000)
-    found = findings_report.report(idle, None, findings.calibrate([idle]), "sigmoid", plain(idle))
+    found = multi_label_report.report(Evidence(idle, None, multi_label.calibrate([idle]), "sigmoid"), plain(idle))
     row, = found["per_class"]
     assert row["brier"] == pytest.approx(0.0819, abs=1e-7) and row["brier_skill"] == pytest.approx(0, abs=1e-6)
     assert row["auc"] == 0.5 and row["average_precision"] == pytest.approx(0.09)
@@ -318,23 +317,23 @@ def test_unknown_targets_are_left_out_label_by_label():
     test, _ = world(400, 5)
     targets = test.targets.copy()
     targets[:250, 0] = np.nan
-    calibration = findings.calibrate([test])
-    full = findings_report.report(test, None, calibration, "calibrated", plain(test))["per_class"]
-    partly = findings_report.report(replace(test, targets=targets), None, calibration, "calibrated", plain(test))["per_class"]
-    cut = findings_report.report(test.take(np.arange(250, 400)), None, calibration, "calibrated", plain(test))["per_class"]
+    calibration = multi_label.calibrate([test])
+    full = multi_label_report.report(Evidence(test, None, calibration, "calibrated"), plain(test))["per_class"]
+    partly = multi_label_report.report(Evidence(replace(test, targets=targets), None, calibration, "calibrated"), plain(test))["per_class"]
+    cut = multi_label_report.report(Evidence(test.take(np.arange(250, 400)), None, calibration, "calibrated"), plain(test))["per_class"]
     assert partly[1:] == full[1:] and partly[0] != full[0]
-    points = ["images", "positives", "prevalence", *findings_report.FIGURES]
+    points = ["images", "positives", "prevalence", *multi_label_report.FIGURES]
     assert [partly[0][key] for key in points] == pytest.approx([cut[0][key] for key in points])
 
 
 def test_labels_without_positives_are_named_and_left_out_of_the_means():
     val, test = world(400, 6, name="v")[0], world(400, 7)[0]
     targets = np.stack([test.targets[:, 0], test.targets[:, 1], np.zeros(400)], axis=1)
-    found = findings_report.report(val, replace(test, targets=targets), findings.calibrate([val]), "calibrated", plain(val) | plain(test))
+    found = multi_label_report.report(Evidence(val, replace(test, targets=targets), multi_label.calibrate([val]), "calibrated"), plain(val) | plain(test))
     part, rows = found["test"], found["per_class"]
     assert part["skipped"] == ["pleural effusion"]
     assert rows[2]["auc"] is None and rows[2]["auc_low"] is None and rows[2]["sens_at_sens95"] is None and rows[2]["brier"] < 0.05
-    for figure in findings_report.FIGURES:
+    for figure in multi_label_report.FIGURES:
         assert part["macro"][figure] == pytest.approx((rows[0][figure] + rows[1][figure]) / 2)
         assert part["interval"][figure][0] <= part["macro"][figure] <= part["interval"][figure][1]
     assert json.loads(json.dumps(found, allow_nan=False)) == found
@@ -345,7 +344,7 @@ def test_a_label_of_one_positive_patient_leaves_the_draws_that_miss_it():
     """Its area is the same in every draw that has it; the macro mean of the other draws is of the other label alone."""
     scores, truth = np.arange(1, 31) / 31, np.arange(30) >= 15
     val = by_hand(np.stack([scores, scores], axis=1), np.stack([truth, np.arange(30) == 29], axis=1), counts=(2, 1))
-    found = findings_report.report(val, None, findings.calibrate([val]), "sigmoid", plain(val))
+    found = multi_label_report.report(Evidence(val, None, multi_label.calibrate([val]), "sigmoid"), plain(val))
     assert found["validation"]["interval"]["auc"] == [1, 1]
     assert found["per_class"][1]["auc_low"] == 1 and found["per_class"][1]["sens_at_spec95_low"] == 1
 
@@ -354,8 +353,8 @@ def test_subgroups():
     test, _ = world(400, 8)
     rows = {name: {"id": name, "patient": str(k // 2), "sex": "FM"[k % 2] if k < 390 else "", "age": ["39", "40", "59.5", "60", "80", "", "unknown"][k % 7], "projection": "PA",
                    "method": "Physician" if k < 385 else "RNN_model"} for k, name in enumerate(test.ids)}
-    calibration = findings.calibrate([test])
-    groups = findings_report.report(test, None, calibration, "sigmoid", rows)["validation"]["subgroups"]
+    calibration = multi_label.calibrate([test])
+    groups = multi_label_report.report(Evidence(test, None, calibration, "sigmoid"), rows)["validation"]["subgroups"]
     names = [(one["by"], one["group"]) for one in groups]
     assert names == [("sex", "F"), ("sex", "M"), ("age", "<40"), ("age", "40–59"), ("age", "60–79"), ("age", "≥80")]  # one projection; 15 images by RNN_model
     women = np.array([rows[name]["sex"] == "F" for name in test.ids])
@@ -364,17 +363,17 @@ def test_subgroups():
     assert groups[0]["auc"] == pytest.approx(np.mean([roc_auc_score(test.targets[women, c], test.logits[0, women, c]) for c in labels]))
     assert all(one["interval"][0] <= one["auc"] <= one["interval"][1] for one in groups)
     assert [one["images"] for one in groups[2:]] == [58, 114, 57, 57]
-    assert findings_report.report(test, None, calibration, "sigmoid", plain(test))["validation"]["subgroups"] == []
+    assert multi_label_report.report(Evidence(test, None, calibration, "sigmoid"), plain(test))["validation"]["subgroups"] == []
 
 
 def test_the_tables_show_what_the_report_holds():
     val, reports = world(300, 0, name="v")[0], []
-    calibration = findings.calibrate([val])
+    calibration = multi_label.calibrate([val])
     for seed in (1, 2, 3):
         test, _ = world(500, seed)
         rows = plain(val) | {name: {"id": name, "sex": "FM"[k % 2]} for k, name in enumerate(test.ids)}
-        reports.append(findings_report.report(val, test, calibration, "calibrated", rows) | {"run": f"seed{seed}", "rule": "calibrated", "best_epoch": 4, "synthetic": True, "settings": {"seed": seed, "lr": 1.0}, "split": "s", "baseline": None})
-    lines = findings_report.lines(reports[0])
+        reports.append(multi_label_report.report(Evidence(val, test, calibration, "calibrated"), rows) | {"run": f"seed{seed}", "rule": "calibrated", "best_epoch": 4, "synthetic": True, "settings": {"seed": seed, "lr": 1.0}, "split": "s", "baseline": None})
+    lines = multi_label_report.lines(reports[0])
     text = "\n".join(lines)
     assert max(map(len, lines)) <= 150 and "validation only" in text and "rule calibrated" in text
     row, macro = reports[0]["per_class"][0], reports[0]["test"]["macro"]
@@ -384,35 +383,35 @@ def test_the_tables_show_what_the_report_holds():
         assert number in line
     assert f"{macro['auc']:.3f} [" in next(line for line in lines if line.startswith("macro ")) and "sex F" in text
 
-    table = findings_report.compare(reports)
+    table = multi_label_report.compare(reports)
     briers, aucs = ([one["test"]["macro"][figure] for one in reports] for figure in ("brier", "auc"))
     assert f"{np.mean(briers):.3f} ± {np.std(briers, ddof=1):.3f}" in table[-2]
     assert f"{np.mean(aucs):.3f} ± {np.std(aucs, ddof=1):.3f}" in next(line for line in table if line.startswith("macro")) and "seed1, seed2, seed3" in table[1]
-    alone = "\n".join(findings_report.compare(reports[:1]))
+    alone = "\n".join(multi_label_report.compare(reports[:1]))
     assert "±" not in alone and f"{row['brier']:.3f}" in alone
     for change, match in (({"per_class": reports[1]["per_class"][:2]}, "different lists of labels"), ({"rule": "sigmoid"}, "one rule"),
                           ({"per_class": reports[1]["per_class"][::-1]}, "different orders")):
         with pytest.raises(UserError, match=match):
-            findings_report.compare([reports[0], {**reports[1], **change}])
+            multi_label_report.compare([reports[0], {**reports[1], **change}])
     with pytest.raises(UserError, match="test part"):
-        findings_report.compare([reports[0], {key: value for key, value in reports[1].items() if key != "test"}])
+        multi_label_report.compare([reports[0], {key: value for key, value in reports[1].items() if key != "test"}])
 
 
 def test_the_tables_bear_what_is_undefined():
     val, test = world(100, 0, name="v")[0], world(100, 1)[0]
     val = replace(val, targets=val.targets * [1, 1, 0])
     test = replace(test, targets=np.stack([test.targets[:, 0], test.targets[:, 1], np.full(100, np.nan)], axis=1))
-    found = findings_report.report(val, test, findings.calibrate([val]), "sigmoid", plain(val) | plain(test)) | {"run": "r", "rule": "sigmoid", "best_epoch": 1, "synthetic": False, "settings": {}, "split": "s", "baseline": None}
-    text = "\n".join(findings_report.lines(found))
+    found = multi_label_report.report(Evidence(val, test, multi_label.calibrate([val]), "sigmoid"), plain(val) | plain(test)) | {"run": "r", "rule": "sigmoid", "best_epoch": 1, "synthetic": False, "settings": {}, "split": "s", "baseline": None}
+    text = "\n".join(multi_label_report.lines(found))
     assert "left out of the macro means, without a positive or without a negative here: pleural effusion" in text and "without a threshold" in text
     assert "–" in text and "None" not in text and "nan" not in text
-    assert "–" in next(line for line in findings_report.compare([found, found]) if line.startswith("pleural"))
+    assert "–" in next(line for line in multi_label_report.compare([found, found]) if line.startswith("pleural"))
 
 
 # ---- refusals
 def test_what_does_not_belong_together_is_refused_in_one_sentence():
     val, _ = world(100, 0)
-    calibration, other = findings.calibrate([val]), replace(val, ids=np.char.add("x", val.ids))
+    calibration, other = multi_label.calibrate([val]), replace(val, ids=np.char.add("x", val.ids))
     for contents, given, rule, match in [
         ([val], calibration, "bayes", "no rule 'bayes'"),
         ([replace(val, classes=np.array(["a", "b", "c"]))], calibration, "sigmoid", "other classes"),
@@ -426,27 +425,27 @@ def test_what_does_not_belong_together_is_refused_in_one_sentence():
         ([val], {**calibration, "networks": [{**calibration["networks"][0], "rules": {"calibrated": {"slopes": [1, 1, -1], "offsets": [0, 0, 0]}}}]}, "calibrated", "no usable parameters"),
     ]:
         with pytest.raises(UserError, match=match):
-            findings.probabilities(contents, given, rule)
+            multi_label.probabilities(contents, given, rule)
     with pytest.raises(UserError, match="class counts"):
-        findings.decide([val], calibration, "sigmoid", val.counts)
+        multi_label.decide([val], calibration, "sigmoid", val.counts)
     with pytest.raises(UserError, match="no usable thresholds"):
-        findings.thresholds({"classes": ["a"], "thresholds": {"sigmoid": {"sens95": [0.1, 0.2], "spec95": [None]}}}, "sigmoid")
+        multi_label.thresholds({"classes": ["a"], "thresholds": {"sigmoid": {"sens95": [0.1, 0.2], "spec95": [None]}}}, "sigmoid")
     for vals, match in [([replace(val, targets=np.full((100, 3), np.nan))], "no labels"), ([replace(val, targets=val.targets / 2)], "other than 0, 1"), ([val, val], "more than once"),
                         ([val, replace(other, classes=val.classes[::-1])], "different orders")]:
         with pytest.raises(UserError, match=match):
-            findings.calibrate(vals)
+            multi_label.calibrate(vals)
 
 
 def test_a_part_without_anything_to_measure_is_refused():
     val, test = world(100, 0, name="v")[0], world(100, 1)[0]
-    calibration, rows = findings.calibrate([val]), plain(val) | plain(test)
+    calibration, rows = multi_label.calibrate([val]), plain(val) | plain(test)
     for targets in (np.zeros((100, 3)), np.ones((100, 3)), np.full((100, 3), np.nan)):
         with pytest.raises(UserError, match="the test part has no positive"):
-            findings_report.report(val, replace(test, targets=targets), calibration, "sigmoid", rows)
+            multi_label_report.report(Evidence(val, replace(test, targets=targets), calibration, "sigmoid"), rows)
     with pytest.raises(UserError, match="100 images of the logits are not in the run's folds.csv"):
-        findings_report.report(val, test, calibration, "sigmoid", plain(val))
+        multi_label_report.report(Evidence(val, test, calibration, "sigmoid"), plain(val))
 
 
 def test_the_modules_start_light():
-    code = f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); import findings, findings_report; print(sorted({{'torch', 'sklearn', 'scipy', 'pandas'}} & sys.modules.keys()))"
+    code = f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); from answers import multi_label, multi_label_report; print(sorted({{'torch', 'sklearn', 'scipy', 'pandas'}} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -1,19 +1,18 @@
 """Where data is looked for, the download through a stand-in for the Kaggle client, and the list that run.sh prints."""
 
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 import requests
-from conftest import ROOT, SHARED, needs_shared
 
-import kaggle_call
-import kaggle_client
-import labels
-import locate
-from errors import UserError
+from conftest import ROOT, SHARED, needs_shared
+from core.errors import UserError
+from images import labels, locate
+from leaderboard import ask as kaggle_call
+from leaderboard import client as kaggle_client
+from tasks.competition import Competition
 
 SLUG = "26-t-1-dl-gen-ainppe-1"
 
@@ -22,32 +21,32 @@ def data_set(folder: Path, nested=False) -> Path:
     images = folder / "images" / "images" if nested else folder / "images"
     images.mkdir(parents=True)
     (images / "a.png").write_bytes(b"")
-    for name in locate.COMPETITION.tables:
+    for name in Competition.layout.tables:
         (folder / name).write_text("id\n")
     return folder
 
 
 def test_the_order_of_places(tmp_path, home, monkeypatch):
     monkeypatch.setattr(locate, "KAGGLE_INPUT", tmp_path / "input")
-    assert locate.find(None, SLUG, locate.COMPETITION) is None
+    assert locate.find(None, SLUG, Competition.layout) is None
     deep = data_set(tmp_path / "input/some/where", nested=True)
-    assert locate.find(None, SLUG, locate.COMPETITION).images == deep / "images/images"
+    assert locate.find(None, SLUG, Competition.layout).images == deep / "images/images"
     for place in (tmp_path / "input" / SLUG, tmp_path / "input/competitions" / SLUG, home / "data" / SLUG, tmp_path / "env"):
         data_set(place)
         if place.name == "env":
             monkeypatch.setenv("CXR_DATA", str(place))
-        assert locate.find(None, SLUG, locate.COMPETITION).folder == place
-    assert locate.find(str(deep), SLUG, locate.COMPETITION).folder == deep
+        assert locate.find(None, SLUG, Competition.layout).folder == place
+    assert locate.find(str(deep), SLUG, Competition.layout).folder == deep
 
 
 def test_kaggle_mounts_that_say_nothing_or_too_much(tmp_path, monkeypatch):
     monkeypatch.setattr(locate, "KAGGLE_INPUT", tmp_path / "input")
     (tmp_path / "input/other").mkdir(parents=True)
     with pytest.raises(UserError, match=f"is {SLUG} attached, and are its rules accepted"):
-        locate.find(None, SLUG, locate.COMPETITION)
+        locate.find(None, SLUG, Competition.layout)
     data_set(tmp_path / "input/one"), data_set(tmp_path / "input/two")
     with pytest.raises(UserError, match="several folders"):
-        locate.find(None, SLUG, locate.COMPETITION)
+        locate.find(None, SLUG, Competition.layout)
 
 
 @pytest.fixture
@@ -70,7 +69,7 @@ def zipped(folder: Path, **files: str) -> None:
 def test_download_unpacks_and_is_found(client, home):
     client(lambda folder: zipped(folder, train_csv="id\n", test_csv="id\n", images__a_png="x"))
     folder = kaggle_client.download(SLUG)
-    assert folder == home / "data" / SLUG and locate.find(None, SLUG, locate.COMPETITION).folder == folder
+    assert folder == home / "data" / SLUG and locate.find(None, SLUG, Competition.layout).folder == folder
     assert [path.name for path in (home / "data").iterdir()] == [SLUG]
 
 
@@ -143,13 +142,13 @@ def test_run_sh_lists_its_commands_and_refuses_others():
 @needs_shared
 def test_the_real_competition_files(tmp_path):
     """17,015 test rows against a 10-row sample: a submission of the sample's length is refused."""
-    import files
+    from core import submission
 
     real = SHARED / "data/competition_real"
     test_ids, head = labels.read_ids(real / "test.csv"), labels.read_one_hot(real / "train_head20.csv")
     assert len(test_ids) == 17015 and len(head.classes) == 20 and head.classes[-1] == "No Finding"
     with pytest.raises(UserError, match="10 rows where there are 17015 test images"):
-        files.validate_submission(real / "sample_submission.csv", test_ids, head.classes)
+        submission.validate(real / "sample_submission.csv", test_ids, head.classes)
 
 
 @needs_shared

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import safetensors.torch
 import timm
-from conftest import TINY
-from kaggle_double import KEY, USERNAME, Double
 
-import files
-import kaggle_client
 import kernel
-import labels
+from conftest import TINY
+from core import files, logits_file, submission
+from images import labels
+from kaggle_double import KEY, USERNAME, Double
+from leaderboard import client
 
 SLUG = "26-t-1-dl-gen-ainppe-1"
 
@@ -33,8 +33,8 @@ def competition(made, tmp_path) -> Path:
 @pytest.fixture
 def service(competition, tmp_path, monkeypatch):
     """The double, with the environment in which the client speaks to it and to nothing else."""
-    monkeypatch.setattr(kaggle_client, "PATIENCE", 5.0)
-    monkeypatch.setattr(kaggle_client, "PAUSE", 0.2)
+    monkeypatch.setattr(client, "PATIENCE", 5.0)
+    monkeypatch.setattr(client, "PAUSE", 0.2)
     with Double(tmp_path / "service", competition, SLUG) as double:
         for name, value in double.environment(tmp_path / "user").items():
             monkeypatch.setenv(name, value)
@@ -85,7 +85,7 @@ def test_the_whole_way(service, home, call):
     assert call("main", "modelB", *TINY, "epochs=1", "frozen_epochs=0", "name=local").code == 0  # finds the downloaded data by itself
     local = (home / "submissions/local.csv").read_bytes()
     assert [content for content, _ in service.submissions] == [local] == [(output / "submission.csv").read_bytes()]
-    assert files.read_logits(output / "runs/modelB/test_logits.npz").logits.tobytes() == files.read_logits(home / "runs/local/test_logits.npz").logits.tobytes()
+    assert logits_file.read_logits(output / "runs/modelB/test_logits.npz").logits.tobytes() == logits_file.read_logits(home / "runs/local/test_logits.npz").logits.tobytes()
 
     assert KEY not in "".join(spoken) + json.dumps(service.pushes) + texts(service.folder) + texts(home)
 
@@ -197,7 +197,7 @@ def test_submissions_that_fail(service, home, call):
     table, ids = labels.read_one_hot(service.data / "train.csv"), labels.read_ids(service.data / "test.csv")
     (home / "submissions").mkdir()
     good = home / "submissions/mine.csv"
-    files.write_submission(good, ids, table.classes, np.eye(20, dtype=int)[[19] * len(ids)], ids)
+    submission.write(good, ids, table.classes, np.eye(20, dtype=int)[[19] * len(ids)], ids)
     for fault, sentence in (("upload_failed", "the submission failed ("), ("daily_limit", "the submission failed (HTTP 400: You have reached the daily submission limit for this competition)"), ("rules", "accept the rules at")):
         service.faults = {fault: 1}
         refused(call("kernel", "submit", good, "-m", "x"), sentence)
@@ -229,8 +229,8 @@ def test_weights_are_published_as_a_private_dataset(service, home, call):
 
 
 def test_weights_are_fetched_into_a_file_that_a_run_can_use(home, call, monkeypatch):
-    import config
-    import model
+    from tasks import registry
+    from net import model
 
     wanted = timm.create_model("test_convnext", num_classes=0)
     monkeypatch.setattr(model, "_fetched", lambda name: wanted)
@@ -238,7 +238,7 @@ def test_weights_are_fetched_into_a_file_that_a_run_can_use(home, call, monkeypa
     said = call("kernel", "weights", home / "small.yaml")
     path = home / "weights/test_convnext.safetensors"
     assert said.code == 0 and f"weights={files.shown(path)}" in said.out, said.err
-    net = model.build(config.load(str(home / "small.yaml"), ["size=32"]), 5, str(path))
+    net = model.build(registry.load(str(home / "small.yaml"), ["size=32"]), 5, str(path))
     assert all((net.body.state_dict()[key] == value).all() for key, value in wanted.state_dict().items())
 
 
@@ -264,15 +264,15 @@ def test_credentials(home, call, monkeypatch, tmp_path):
     refused(call("kernel", "submissions"), f"{folder / 'kaggle.json'} is malformed")
     (folder / "kaggle.json").write_text(json.dumps({"username": USERNAME, "key": KEY}))
     (folder / "kaggle.json").chmod(0o644)
-    found = kaggle_client.credentials()
+    found = client.credentials()
     assert found.username == USERNAME and f"chmod 600 {folder / 'kaggle.json'}" in found.faults[0]
     (folder / "kaggle.json").chmod(0o600)
-    assert kaggle_client.credentials().faults == ()
+    assert client.credentials().faults == ()
     monkeypatch.setenv("KAGGLE_API_TOKEN", "stale")
-    assert "the variable KAGGLE_API_TOKEN is used, and hides" in kaggle_client.credentials().faults[0]
+    assert "the variable KAGGLE_API_TOKEN is used, and hides" in client.credentials().faults[0]
     monkeypatch.setenv("KAGGLE_API_TOKEN", "")
-    assert "is set and empty" in kaggle_client.credentials().faults[0]
-    assert KEY not in repr(kaggle_client.credentials())
+    assert "is set and empty" in client.credentials().faults[0]
+    assert KEY not in repr(client.credentials())
 
 
 def test_refused_credentials_are_named(service, call, monkeypatch):

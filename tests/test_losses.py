@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from timm.loss import AsymmetricLossMultiLabel
 from torchvision.ops import sigmoid_focal_loss
 
-import losses
-from errors import UserError
-from losses import asymmetric, class_balanced_focal, effective_weights, focal, prevalence_weights, weighted_bce
+from core.errors import UserError
+from net import losses
+from net.losses import asymmetric, class_balanced_focal, effective_weights, focal, prevalence_weights, weighted_bce
 
 CONFIG = SimpleNamespace(label_smoothing=0.0, imbalance={}, focal_alpha=0.20, focal_gamma=2.5, effective_beta=0.9999, asymmetric=[1.0, 4.0, 0.05])
 COUNTS, ROWS, CPU = np.array([40, 300, 5, 120]), 1000, torch.device("cpu")
@@ -20,7 +20,7 @@ MULTI_LABEL = ["weighted_bce", "focal", "class_balanced_focal", "asymmetric"]
 
 
 def build(name, counts=COUNTS, rows=ROWS, device=CPU, **changed) -> losses.Loss:
-    return losses.build(name, SimpleNamespace(**(vars(CONFIG) | changed)), counts, rows, device)
+    return losses.build(SimpleNamespace(**(vars(CONFIG) | changed | {"loss": name})), counts, rows, device)
 
 
 def batch(rows=64, spread=3.0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mix import mix
+from net.mix import mix
 
 KINDS = ["mixup", "cutmix"]
 KEYS = [(7, epoch, step) for epoch in range(10) for step in range(40)]

@@ -5,25 +5,21 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from conftest import SHARED, needs_shared
 
-import config as settings
-import imbalance
-import infer
-import losses
-import machine as machinery
-import model
-import runs
-from errors import UserError
-from losses import cross_entropy
-from machine import Machine
-from task import TASKS, competition
+from conftest import SHARED, needs_shared
+from core import priors
+from core.errors import UserError
+from net import checkpoint, infer, losses, model
+from net import machine as machinery
+from net.losses import cross_entropy
+from net.machine import Machine
+from tasks import registry
 
 BODIES = ["test_convnext", "test_efficientnet", "test_resnet"]  # layer norm; batch norm; batch norm and another head
 
 
 def config(name="test_convnext", *overrides):
-    return settings.load("modelB", [f"model={name}", "weights=none", "size=32", *overrides])
+    return registry.load("modelB", [f"model={name}", "weights=none", "size=32", *overrides])
 
 
 def corrected(imbalance):
@@ -97,7 +93,7 @@ def test_weights_of_a_file_arrive(tmp_path):
 
 def test_weights_that_saw_the_test_images_are_known_by_their_names():
     """Networks pretrained on NIH images have seen the competition's test part; those pretrained on PadChest, PadChest's."""
-    of = {"competition": competition().seen, "padchest": TASKS["padchest"](settings.load("padchest")).seen}
+    of = {"competition": registry.TASKS["competition"].seen, "padchest": registry.TASKS["padchest"].seen}
     for name, nih, padchest in (
         ("densenet-nih-all.safetensors", True, False), ("CheXNet.safetensors", True, False), ("densenet121-res224-all.pth", True, True), ("resnet-pc.pth", False, True),
         ("PadChest.pth", False, True), ("sunniheim.pth", False, False), ("imagenet.safetensors", False, False),
@@ -107,7 +103,7 @@ def test_weights_that_saw_the_test_images_are_known_by_their_names():
 
 # ---- the thesis' networks
 def thesis(*overrides):
-    return settings.load("padchest", ["weights=none", "size=64", *overrides])
+    return registry.load("padchest", ["weights=none", "size=64", *overrides])
 
 
 def numel(module) -> int:
@@ -200,9 +196,9 @@ def test_training_learns_the_prior_that_the_logits_file_records(corrections):
     """Images that look all alike: whatever the correction, softmax of the trained logits is `imbalance.prior`."""
     counts = np.array([60, 30, 9, 1])
     targets = torch.eye(4)[torch.repeat_interleave(torch.arange(4), torch.tensor(counts))]
-    drawn = torch.tensor(imbalance.class_weights(counts, corrections.get("sampler", 0)), dtype=torch.float32)
+    drawn = torch.tensor(priors.class_weights(counts, corrections.get("sampler", 0)), dtype=torch.float32)
     share = targets @ drawn / (targets @ drawn).sum()  # how often an epoch shows each image, on average
-    loss = losses.build("cross_entropy", corrected(corrections), counts, counts.sum(), torch.device("cpu"))
+    loss = losses.build(corrected(corrections), counts, counts.sum(), torch.device("cpu"))
     logits = torch.zeros(4, requires_grad=True)
     optimizer = torch.optim.LBFGS([logits], max_iter=100, line_search_fn="strong_wolfe")
 
@@ -213,12 +209,12 @@ def test_training_learns_the_prior_that_the_logits_file_records(corrections):
         return value
 
     optimizer.step(closure)
-    assert logits.detach().softmax(0).numpy() == pytest.approx(imbalance.prior(counts, corrections), abs=2e-3)
+    assert logits.detach().softmax(0).numpy() == pytest.approx(priors.prior(counts, corrections), abs=2e-3)
 
 
 def test_loss_weights_average_one_over_the_images_and_skip_empty_classes():
     counts = np.array([90, 10, 0])
-    loss = losses.build("cross_entropy", corrected({"loss_weights": 1.0}), counts, counts.sum(), torch.device("cpu"))
+    loss = losses.build(corrected({"loss_weights": 1.0}), counts, counts.sum(), torch.device("cpu"))
     targets = torch.eye(3)[torch.tensor([0] * 90 + [1] * 10)]
     assert loss(torch.zeros(100, 3), targets).item() == pytest.approx(np.log(3), rel=1e-5)
     assert loss(torch.zeros(1, 3), torch.eye(3)[[2]]).item() == 0
@@ -278,9 +274,9 @@ def test_every_random_generator_goes_on_where_it_was():
         return torch.rand(3).tolist(), np.random.rand(3).tolist(), [random.random(), random.gauss(0, 1)]
 
     random.gauss(0, 1)
-    state = runs.random_state()
+    state = checkpoint.random_state()
     first = draw()
-    runs.restore_random_state(state)
+    checkpoint.restore_random_state(state)
     assert draw() == first
 
 

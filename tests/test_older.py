@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from conftest import ROOT
+from core import files
 from kaggle_double import Double
 from kaggle_double import Run as Version
-
-import files
-import kaggle_client
+from leaderboard import client
+from tasks.competition import Competition, CompetitionConfig
 
 SLUG = "26-t-1-dl-gen-ainppe-1"
 TINY = ["weights=none", "size=32", "frozen_epochs=1", "batch=16", "lr=1e-3", "val_fraction=0.36", "workers=0", "precision=fp32"]
@@ -76,7 +77,7 @@ def test_a_kernel_is_fetched_and_pushed_on(old, home, call, tmp_path, monkeypatc
         (competition / name).unlink()
     (home / "pushed").mkdir()
     shutil.copy(old / "kernel/pushed.json", home / "pushed/modelB.json")
-    monkeypatch.setattr(kaggle_client, "PAUSE", 0.2)
+    monkeypatch.setattr(client, "PAUSE", 0.2)
     with Double(tmp_path / "service", competition, SLUG) as double:
         for name, value in double.environment(tmp_path / "user").items():
             monkeypatch.setenv(name, value)
@@ -96,15 +97,15 @@ def test_a_kernel_is_fetched_and_pushed_on(old, home, call, tmp_path, monkeypatc
 
 def test_a_key_that_comes_later_counts_only_where_it_differs(old, home, call, monkeypatch):
     """`ema`, had it been added today: old runs, reports and cells keep their names; asked for, it is another run."""
-    import config
-    import studies
+    from core import config
+    from tasks import studies
 
-    class Later(config.Competition):
+    class Later(CompetitionConfig):
         ema: float = config.later(0.0, ge=0)
 
     path, study = studies.read(str(old / "study.yaml"))
     before = [(cell.key, cell.run("data")) for cell in studies.cells(study, path)]
-    monkeypatch.setitem(config.KINDS, "competition", Later)
+    monkeypatch.setattr(Competition, "Settings", Later)
     assert [(cell.key, cell.run("data")) for cell in studies.cells(study, path)] == before
     assert not {key for key, _ in before} & {cell.key for cell in studies.cells(study, path, ["ema=0.99"])}
     asked = ["main", "modelB", "--data", old / "set", *TINY, "model=cnn1", "epochs=2", "name=whole"]

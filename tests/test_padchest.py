@@ -9,17 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SHARED, TINY, needs_shared
 from PIL import Image
 
-import config as settings
-import demo
-import files
-import findings
-import imbalance
-import lungs
-import prepare
-import runs
+from answers import multi_label
+from conftest import SHARED, TINY, needs_shared
+from core import files, logits_file, priors
+from images import lungs, prepare, synthetic
+from net import checkpoint
+from tasks import registry
 
 SMALL = [*TINY, "crop=none", "val_fraction=0.25", "test_fraction=0.25", "labels=cardiomegaly,scoliosis,pleural effusion,unchanged"]
 
@@ -28,7 +25,7 @@ SMALL = [*TINY, "crop=none", "val_fraction=0.25", "test_fraction=0.25", "labels=
 def chests(tmp_path_factory) -> Path:
     """300 synthetic images in PadChest's layout; read only."""
     folder = tmp_path_factory.mktemp("padchest") / "set"
-    demo.make(folder, images=300, size=40, seed=3, layout="padchest")
+    synthetic.make(folder, images=300, size=40, seed=3, layout="padchest")
     return folder
 
 
@@ -58,7 +55,7 @@ def rows_of(path: Path) -> list[dict]:
 
 def test_the_main_job_leaves_what_it_promises(three):
     run, about = three / "runs/r0", json.loads((three / "runs/r0/run.json").read_text())
-    val, test = files.read_logits(run / "val_logits.npz"), files.read_logits(run / "test_logits.npz")
+    val, test = logits_file.read_logits(run / "val_logits.npz"), logits_file.read_logits(run / "test_logits.npz")
     folds = rows_of(run / "folds.csv")
     assert about["synthetic"] and about["config"]["task"] == "padchest" and about["state"] == "trained"
     assert {"patient", "sex", "age", "projection", "method"} <= set(folds[0]) and {row["projection"] for row in folds} == {"PA"}
@@ -70,7 +67,7 @@ def test_the_main_job_leaves_what_it_promises(three):
 
     submission = rows_of(three / "submissions/r0.csv")
     assert [row["id"] for row in submission] == test.ids.tolist() and list(submission[0]) == ["id", "cardiomegaly", "scoliosis", "pleural effusion", "unchanged"]
-    assert np.allclose([[float(row[name]) for name in val.classes] for row in submission], findings.sigmoid(test.logits[0].astype(float)), atol=1e-6)
+    assert np.allclose([[float(row[name]) for name in val.classes] for row in submission], multi_label.sigmoid(test.logits[0].astype(float)), atol=1e-6)
     report = json.loads((run / "report.json").read_text())
     assert report["test"]["images"] == len(test.ids) and {"sex", "age"} <= {group["by"] for group in report["test"]["subgroups"]}
     assert [row["class"] for row in rows_of(run / "per_class.csv")] == val.classes.tolist()
@@ -78,23 +75,17 @@ def test_the_main_job_leaves_what_it_promises(three):
 
 def test_oversampling_is_recorded_as_the_prevalence_it_makes(three, chests):
     about = json.loads((three / "runs/r0/run.json").read_text())
-    config = settings.of_run(about)
+    config = registry.config_of(about)
     assert config.imbalance == {"oversampling": 0.1} and config.mix == "cutmix" and about["counts"] != about["prior"]
-    table = prepare.tables(prepare.find(str(chests), "padchest", prepare.locate.PADCHEST)[0], prepare_task(config), config).labelled
+    table = prepare.tables(prepare.find(str(chests), "padchest", registry.TASKS["padchest"].layout)[0], registry.task_of(config)).labelled
     learned = table.targets[[row["part"] == "training" for row in rows_of(three / "runs/r0/folds.csv")]]
-    assert about["prior"] == pytest.approx(imbalance.prevalence(learned, imbalance.repeat_factors(learned, 0.1)))
-    assert about["counts"] == learned.sum(axis=0).tolist() and files.read_logits(three / "runs/r0/val_logits.npz").prior.tolist() == about["prior"]
-
-
-def prepare_task(config):
-    from task import TASKS
-
-    return TASKS[config.task](config)
+    assert about["prior"] == pytest.approx(priors.prevalence(learned, priors.repeat_factors(learned, 0.1)))
+    assert about["counts"] == learned.sum(axis=0).tolist() and logits_file.read_logits(three / "runs/r0/val_logits.npz").prior.tolist() == about["prior"]
 
 
 def test_replicates_share_one_split_and_differ_in_the_rest(three):
     folds = [(three / f"runs/r{seed}/folds.csv").read_bytes() for seed in range(3)]
-    logits = [files.read_logits(three / f"runs/r{seed}/test_logits.npz").logits for seed in range(3)]
+    logits = [logits_file.read_logits(three / f"runs/r{seed}/test_logits.npz").logits for seed in range(3)]
     assert folds[0] == folds[1] == folds[2] and not np.allclose(logits[0], logits[1])
 
 
@@ -122,9 +113,9 @@ def test_the_same_command_decides_anew_and_trains_nothing(three, chests, call, m
     before = (three / "runs/r2/best.pt").stat().st_mtime_ns
     said = call("main", "padchest", "--data", chests, *SMALL, "seed=2", "name=r2", "rule=calibrated")
     assert said.code == 0 and "is trained already" in said.out and (three / "runs/r2/best.pt").stat().st_mtime_ns == before
-    test, calibration = files.read_logits(three / "runs/r2/test_logits.npz"), json.loads((three / "runs/r2/calibration.json").read_text())
+    test, calibration = logits_file.read_logits(three / "runs/r2/test_logits.npz"), json.loads((three / "runs/r2/calibration.json").read_text())
     found = [[float(row[name]) for name in test.classes] for row in rows_of(three / "submissions/r2.csv")]
-    assert np.allclose(found, findings.probabilities([test], calibration, "calibrated"), atol=1e-6)
+    assert np.allclose(found, multi_label.probabilities([test], calibration, "calibrated"), atol=1e-6)
     assert call("main", "padchest", "--data", chests, *SMALL, "seed=2", "name=r2").code == 0
 
 
@@ -132,7 +123,7 @@ def test_a_baseline_beside_the_run(three, call, monkeypatch):
     monkeypatch.setenv("CXR_HOME", str(three))
     said = call("probe", three / "runs/r0")
     assert said.code == 0, said.err
-    ours, beside = (files.read_logits(three / "runs" / name / "test_logits.npz") for name in ("r0", "probe-r0"))
+    ours, beside = (logits_file.read_logits(three / "runs" / name / "test_logits.npz") for name in ("r0", "probe-r0"))
     assert (ours.ids == beside.ids).all() and (ours.targets == beside.targets).all() and "C = " in said.out
     report = json.loads((three / "runs/probe-r0/report.json").read_text())
     assert f"{report['test']['macro']['auc']:+.3f}" in said.out
@@ -140,16 +131,16 @@ def test_a_baseline_beside_the_run(three, call, monkeypatch):
 
 def test_stopped_and_resumed_it_ends_with_the_same_bytes(three, chests, home, call, monkeypatch):
     """Mixed batches too depend on seed, epoch and step alone."""
-    saved = runs.Run.save_checkpoint
+    saved = checkpoint.save
 
-    def dies(run, name, content):
-        saved(run, name, content)
-        if name == "last.pt":
+    def dies(path, content):
+        saved(path, content)
+        if path.name == "last.pt":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs.Run, "save_checkpoint", dies)
+    monkeypatch.setattr(checkpoint, "save", dies)
     assert call("main", "padchest", "--data", chests, *SMALL, "name=r0").code == 130
-    monkeypatch.setattr(runs.Run, "save_checkpoint", saved)
+    monkeypatch.setattr(checkpoint, "save", saved)
     assert call("main", "padchest", "--data", chests, *SMALL, "name=r0").code == 0
     for name in ("runs/r0/test_logits.npz", "runs/r0/calibration.json", "submissions/r0.csv"):
         assert (home / name).read_bytes() == (three / name).read_bytes()
@@ -159,7 +150,7 @@ def test_stopped_and_resumed_it_ends_with_the_same_bytes(three, chests, home, ca
 def test_other_losses_and_networks_train(chests, home, call, loss):
     said = call("train", "padchest", "--data", chests, *SMALL, "model=cnn3", f"loss={loss}", "mix=mixup", "head=16/0.2", "imbalance=none", "epochs=1", "frozen_epochs=0", "name=other")
     assert said.code == 0, said.err
-    val = files.read_logits(home / "runs/other/val_logits.npz")
+    val = logits_file.read_logits(home / "runs/other/val_logits.npz")
     assert np.isfinite(val.logits).all() and np.allclose(val.prior, val.counts / val.rows)
     assert f"parameters: {sum(torch_numel(home)) / 1e6:.2f} M" in said.out
 
@@ -238,7 +229,7 @@ FAULTS = {
     "masks without a folder": (None, ["crop=masks"], "crop = masks needs the folder of the lung masks"),
     "masks that are not there": (None, ["crop=masks", "masks=nowhere"], "masks = nowhere: there is no such folder"),
     "no lung network": (None, ["crop=lungs"], f"the weights of the lung network, {lungs.FILE}, are neither in"),
-    "no split file": (None, ["split=nowhere.csv"], "split = nowhere.csv cannot be read"),
+    "no split file": (None, ["split=nowhere.csv"], "split = nowhere.csv: there is no such file"),
 }
 
 
@@ -366,11 +357,11 @@ def test_runs_of_different_tasks_are_not_compared(three, made, home, call):
 
 @needs_shared
 def test_the_real_sample_is_read_and_split():
-    config = settings.load("padchest", ["labels=cardiomegaly,pleural effusion,pneumonia", "crop=none"])
-    task = prepare_task(config)
+    config = registry.load("padchest", ["labels=cardiomegaly,pleural effusion,pneumonia", "crop=none"])
+    task = registry.task_of(config)
     source, quick = prepare.find(str(SHARED / "data/padchest_sample"), "padchest", task.layout)
-    table = prepare.tables(source, task, config).labelled
-    parts = task.split(table, config)
+    table = prepare.tables(source, task).labelled
+    parts = task.split(table)
     assert not quick and not source.synthetic and len(table.ids) == 1104 and all((source.images / place).is_file() for place in table.places)
     for part in ("training", "validation", "test"):
         assert (table.targets[parts == part].sum(axis=0) > 0).all()

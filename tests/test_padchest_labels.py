@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, SHARED, needs_shared
 
-import folds
-import imbalance
-import padchest_labels
-from errors import UserError
+from conftest import ROOT, SHARED, needs_shared
+from core import folds, priors
+from core.errors import UserError
+from images import padchest_labels
 
 THESIS = yaml.safe_load((ROOT / "configs" / "padchest.yaml").read_text())["labels"]
 COLUMNS = ["", "ImageID", "ImageDir", "StudyDate_DICOM", "PatientID", "PatientBirth", "PatientSex_DICOM", "Projection", "MethodLabel", "Report", "Labels"]
@@ -167,16 +166,16 @@ def test_repeat_factors():
     """A label of a quarter of the threshold is repeated twice, one above it not at all; an image counts for its rarest label."""
     targets = np.zeros((400, 3), np.float32)
     targets[:160, 0], targets[150:160, 1], targets[200:240, 2] = 1, 1, 1  # prevalences 0.4, 0.025, 0.1
-    weights = imbalance.repeat_factors(targets, 0.1)
+    weights = priors.repeat_factors(targets, 0.1)
     assert np.allclose(weights[:150], 1) and np.allclose(weights[150:160], 2) and np.allclose(weights[200:], 1)
 
 
 def test_the_recorded_prevalence_is_that_of_the_drawn_images():
     rng = np.random.default_rng(1)
     targets = (rng.random((500, 3)) < [0.3, 0.05, 0.01]).astype(np.float32)
-    weights = imbalance.repeat_factors(targets, 0.2)
+    weights = priors.repeat_factors(targets, 0.2)
     drawn = targets[rng.choice(500, 200_000, p=weights / weights.sum())]
-    assert np.allclose(imbalance.prevalence(targets, weights), drawn.mean(axis=0), atol=3e-3)
-    assert np.allclose(imbalance.prevalence(targets, None), targets.mean(axis=0))
+    assert np.allclose(priors.prevalence(targets, weights), drawn.mean(axis=0), atol=3e-3)
+    assert np.allclose(priors.prevalence(targets, None), targets.mean(axis=0))
     targets[:100, 1] = np.nan  # unknown rows count for nothing
-    assert imbalance.prevalence(targets, None)[1] == pytest.approx(targets[100:, 1].mean())
+    assert priors.prevalence(targets, None)[1] == pytest.approx(targets[100:, 1].mean())

@@ -12,19 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from scipy.stats import binomtest
 
-import config as settings
 import evaluate
-import figures
-import files
 import report
 import tune
-from errors import UserError
-from task import TASKS
+from answers import plots
+from conftest import ROOT
+from core import files, logits_file, runs
+from core.errors import UserError
+from tasks import registry
+from tasks.opened import open_run
 
 DOTS = 60  # an inch instead of 300, which is drawn sooner
 CLASSES = ["Hernia", "Mass & <more>", "Calcification of the Aorta", "No Finding"]
@@ -33,14 +33,14 @@ LABELS = ["cardiomegaly", "scoliosis", "vertebral degenerative changes", "air & 
 
 def written(folder: Path, name: str, classes: list[str], draw, overrides: list[str], test_known: bool) -> Path:
     """A run folder as training, tuning and evaluation leave it; `draw` gives logits [1, N, C] and targets [N, C]."""
-    config = settings.load(name, [f"name={folder.name}", *overrides], synthetic=True)
-    task, rng = TASKS[config.task](config), np.random.default_rng(0)
+    config = registry.load(name, [f"name={folder.name}", *overrides], synthetic=True)
+    task, rng = registry.task_of(config), np.random.default_rng(0)
     counts, contents = np.arange(10, 10 + len(classes)), {}
     for part, rows in (("val", 160), ("test", 120)):
         logits, targets = draw(rng, rows)
         targets = np.float32(targets if part == "val" or test_known else np.full(targets.shape, np.nan))
-        contents[part] = files.Logits(np.array([f"{part}{row}.png" for row in range(rows)]), np.float32(logits), targets, np.array(classes), counts, 300, counts / 300)
-        files.write_logits(folder / f"{part}_logits.npz", contents[part])
+        contents[part] = logits_file.Logits(np.array([f"{part}{row}.png" for row in range(rows)]), np.float32(logits), targets, np.array(classes), counts, 300, counts / 300)
+        logits_file.write_logits(folder / f"{part}_logits.npz", contents[part])
     files.write_rows(folder / "folds.csv", [{"id": one, "part": {"val": "validation"}.get(part, part), "patient": f"p{row // 2}"} for part, content in contents.items() for row, one in enumerate(content.ids)])
     files.write_json(folder / "run.json", {
         "split": files.digest((folder / "folds.csv").read_bytes()),
@@ -75,7 +75,7 @@ def made_runs(tmp_path_factory) -> Iterator[dict[str, Path]]:
         "one": written(home / "one", "modelB", CLASSES, classes_drawn, [], test_known=False),
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "DOTS", DOTS)
+        patch.setattr(plots, "DOTS", DOTS)
         for folder in found.values():
             report.report(folder)
         yield found
@@ -87,16 +87,16 @@ def copied(made_runs, tmp_path):
     return {name: Path(shutil.copytree(folder, tmp_path / name, ignore=shutil.ignore_patterns("figures", "report.html"))) for name, folder in made_runs.items()}
 
 
-def material_of(folder: Path, labels=()) -> tuple[tuple[str, ...], figures.Material]:
-    config, about = settings.of_run(files.read_run(folder)), files.read_run(folder)
-    task, found = TASKS[config.task](config), files.read_json(folder / "report.json")
-    return task.figures, figures.Material(about["synthetic"], report._history(folder, task), about["best_epoch"], task.monitor, config.rule, files.read_logits(folder / "val_logits.npz"),
-                                          report._labelled(folder, found), files.read_json(folder / "calibration.json"), found, labels)
+def material_of(folder: Path, labels=()) -> tuple[tuple[str, ...], plots.Material]:
+    config, about = registry.config_of(runs.read_run(folder)), runs.read_run(folder)
+    task, found = registry.task_of(config), files.read_json(folder / "report.json")
+    return task.plots, plots.Material(about["synthetic"], report._history(folder, task), about["best_epoch"], task.monitor, config.rule, logits_file.read_logits(folder / "val_logits.npz"),
+                                          report._labelled(open_run(folder), found), files.read_json(folder / "calibration.json"), found, labels)
 
 
 @pytest.fixture(scope="module")
-def pictures(made_runs) -> dict[str, dict[str, figures.Picture]]:
-    return {task: {picture.name: picture for picture in figures.draw(*material_of(folder))} for task, folder in made_runs.items()}
+def pictures(made_runs) -> dict[str, dict[str, plots.Picture]]:
+    return {task: {picture.name: picture for picture in plots.draw(*material_of(folder))} for task, folder in made_runs.items()}
 
 
 def lines(axis, name: str) -> np.ndarray:
@@ -120,7 +120,7 @@ def test_the_pictures_and_the_page_are_there(made_runs, which, names, classes):
         assert f"<td>{name.replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')}</td>" in page
     assert "<more>" not in page and "<trapping>" not in page and "abc&lt;def&gt;" in page  # escaped
     assert not re.search(r"https?:|<script|<link|href=|url\(|@import", page) and all(source.startswith("data:image/png;base64,") for source in re.findall(r'src="([^"]*)', page))
-    assert f"<td>lr</td><td>{settings.of_run(files.read_run(folder)).lr}</td>" in page and "<td>torch</td><td>2.6</td>" in page and "Not for clinical use" in page
+    assert f"<td>lr</td><td>{registry.config_of(runs.read_run(folder)).lr}</td>" in page and "<td>torch</td><td>2.6</td>" in page and "Not for clinical use" in page
 
 
 def test_the_same_run_gives_the_same_bytes(made_runs, pictures):
@@ -133,8 +133,8 @@ def test_real_data_is_not_called_synthetic(copied):
     files.write_json(copied["one"] / "run.json", about)
     found = files.read_json(copied["one"] / "report.json") | {"synthetic": False}
     files.write_json(copied["one"] / "report.json", found)
-    assert not any("synthetic" in str(text.get_text()) for text in next(figures.draw(["class_costs"], material_of(copied["one"])[1])).figure.findobj(Text))
-    page = report._page(settings.of_run(about), about, {"score": 0.5}, "", found["per_class"], {"a": {"part": "validation"}}, [])
+    assert not any("synthetic" in str(text.get_text()) for text in next(plots.draw(["class_costs"], material_of(copied["one"])[1])).figure.findobj(Text))
+    page = report._page(registry.config_of(about), about, {"score": 0.5}, "", found["per_class"], {"a": {"part": "validation"}}, [])
     assert "SYNTHETIC" not in page and "synthetic" not in page
 
 
@@ -183,7 +183,7 @@ def test_the_operating_points_lie_on_the_curve_where_the_thresholds_put_them(mad
 
 def test_the_area_below_precision_is_the_average_precision(made_runs, pictures):
     _, material = material_of(made_runs["many"])
-    labels, _ = figures.labels_of(material, ())
+    labels, _ = plots.labels_of(material, ())
     for axis, label in zip(pictures["many"]["precision_recall"].figure.axes, labels, strict=True):
         recall, precision = lines(axis, "PR").T
         assert (precision[:-1] * -np.diff(recall)).sum() == pytest.approx(label.row["average_precision"]) and recall[-1] == 0
@@ -193,18 +193,18 @@ def test_the_area_below_precision_is_the_average_precision(made_runs, pictures):
 def test_labels_are_chosen_and_those_without_positives_are_named(made_runs, pictures):
     folder = made_runs["many"]
     _, material = material_of(folder)
-    few, said = figures.labels_of(material, ())
+    few, said = plots.labels_of(material, ())
     positives = {name: (material.test.targets[:, c] == 1).sum() for c, name in enumerate(LABELS)}
     assert {label.name for label in few} == set(sorted(LABELS, key=lambda name: -positives[name])[:4]) and [label.name for label in few] == [name for name in LABELS if name in {label.name for label in few}]
     assert said.endswith("without a negative here: never seen.") and "Test part, 120 images" in said and said in pictures["many"]["roc"].caption
-    chosen, said = figures.labels_of(material, ["unchanged", "never seen"])
+    chosen, said = plots.labels_of(material, ["unchanged", "never seen"])
     assert [label.name for label in chosen] == ["unchanged"] and "never seen" in said
-    assert len(next(figures.draw(["roc"], replace(material, labels=["unchanged"]))).figure.axes) == 1
-    validation, said = figures.labels_of(replace(material, test=None), ["unchanged"])
+    assert len(next(plots.draw(["roc"], replace(material, labels=["unchanged"]))).figure.axes) == 1
+    validation, said = plots.labels_of(replace(material, test=None), ["unchanged"])
     assert len(validation[0].truth) <= 160 and "optimistic" in said
     for wanted, match in ((["pneumonitis"], "there is no label pneumonitis"), (["never seen"], "none of never seen has both")):
         with pytest.raises(UserError, match=match):
-            figures.labels_of(material, wanted)
+            plots.labels_of(material, wanted)
 
 
 def test_many_labels_go_to_several_pictures(made_runs):
@@ -216,24 +216,24 @@ def test_many_labels_go_to_several_pictures(made_runs):
                    "thresholds": {"sigmoid": {"sens95": [0.1] * 24, "spec95": [None] * 24}}}
     rows = [material.report["per_class"][c] | {"class": name} for c, name in zip(columns, names, strict=True)]
     many = replace(material, test=replace(material.test, classes=np.array(names), **wide), calibration=calibration, report={"per_class": rows}, labels=())
-    first, second = figures.draw(["roc_all"], many)
+    first, second = plots.draw(["roc_all"], many)
     assert (first.name, second.name) == ("roc_all", "roc_all2") and (len(first.figure.axes), len(second.figure.axes)) == (20, 4)
     assert [line.get_label() for line in second.figure.axes[0].lines] == ["chance", "ROC", "sens95"]  # a threshold that validation could not set is not marked
 
 
 def test_wilson_and_bins():
     hits, images = np.array([0, 1, 7, 20, 3]), np.array([5, 20, 9, 20, 1000])
-    low, high = figures.wilson(hits, images)
+    low, high = plots.wilson(hits, images)
     for k, n, one, other in zip(hits, images, low, high, strict=True):
         exact = binomtest(int(k), int(n)).proportion_ci(method="wilson")
         assert (one, other) == pytest.approx((exact.low, exact.high), abs=1e-12)
     rng = np.random.default_rng(0)
     p = rng.random(1000)
-    images, mean, hits = figures.equal_mass(p, rng.random(1000) < p)
+    images, mean, hits = plots.equal_mass(p, rng.random(1000) < p)
     assert images.tolist() == [100] * 10 and (np.diff(mean) > 0).all() and np.abs(hits / 100 - mean).max() < 0.15
-    images, mean, hits = figures.equal_mass(np.array([0.2] * 90 + [0.7] * 10), np.arange(100) >= 85)
+    images, mean, hits = plots.equal_mass(np.array([0.2] * 90 + [0.7] * 10), np.arange(100) >= 85)
     assert images.sum() == 100 and hits.sum() == 15 and mean.tolist() == pytest.approx([0.2, 0.7])  # equal probabilities stay together
-    assert figures.equal_mass(np.array([0.5]), np.array([True]))[0].tolist() == [1]
+    assert plots.equal_mass(np.array([0.5]), np.array([True]))[0].tolist() == [1]
 
 
 def test_the_pictures_of_one_answer_hold_what_the_files_say(made_runs, pictures):
@@ -262,7 +262,7 @@ def test_a_given_temperature_and_a_near_constant_answer(made_runs):
     _, material = material_of(made_runs["one"])
     calibration = material.calibration | {"networks": [material.calibration["networks"][0] | {"rules": {"temperature": {"temperature": 1.25, "tuned": False}}}]}
     near = {"validation": {"always": {"class": "No Finding", "score": 0.0}}}
-    axis, = next(figures.draw(["temperature"], replace(material, calibration=calibration, report=near))).figure.axes
+    axis, = next(plots.draw(["temperature"], replace(material, calibration=calibration, report=near))).figure.axes
     assert axis.texts[0].get_text().startswith("given: T = 1.25") and 1.25 in axis.lines[0].get_xdata() and len(axis.lines[0].get_xdata()) == 27
     assert set(axis.lines[-1].get_ydata()) == {0.0} and axis.get_ylim()[0] < 0  # the constant answer is within reach: a line of its own
 
@@ -274,7 +274,7 @@ def test_training_curves_mark_the_best_epoch_and_the_frozen_ones(made_runs, pict
     assert all(axis.patches[0].get_extents().transformed(axis.transData.inverted()).intervalx == pytest.approx([0.5, 2.5]) for axis in (loss, monitored, rate))
     assert "best epoch, 4" in pictures["one"]["training"].caption and "first 2 epochs" in pictures["one"]["training"].caption
     _, material = material_of(made_runs["one"])
-    once = next(figures.draw(["training"], replace(material, history=material.history[:1], best_epoch=1)))
+    once = next(plots.draw(["training"], replace(material, history=material.history[:1], best_epoch=1)))
     assert once.figure.axes[0].lines[0].get_marker() == "o"  # a line of one point would be invisible
 
 
@@ -316,9 +316,9 @@ def test_a_baseline_has_no_training_curves(copied):
     (copied["many"] / "log.csv").unlink()
     files.write_json(copied["many"] / "run.json", files.read_json(copied["many"] / "run.json") | {"baseline": "logistic regression", "best_epoch": None})
     names, material = material_of(copied["many"])
-    assert material.history == [] and list(figures.draw(["training"], material)) == []
+    assert material.history == [] and list(plots.draw(["training"], material)) == []
 
 
 def test_matplotlib_is_loaded_by_this_verb_alone():
-    code = f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); import evaluate, score, task; print('matplotlib' in sys.modules)"
+    code = f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); import evaluate, score; print('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"

@@ -7,20 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import calibrate
-import decision
-import decision_report
-import files
-import labels
-import metrics
-import rules
-import stats
 import worlds
-from errors import UserError
-from files import Logits
-from metrics import Costs
-from rules import RULES
-from task import competition
+from answers import metrics, rules, single_label, single_label_report, stats
+from answers import posterior as calibrate
+from answers.metrics import Costs
+from answers.rules import RULES
+from core import logits_file
+from core.errors import UserError
+from core.logits_file import Logits
+from images import labels
+from tasks.single_label import SingleLabel
 from worlds import World
 
 CLASSES = np.array(["A", "B", "No Finding"])
@@ -123,7 +119,7 @@ def test_what_was_not_trained_is_never_answered_and_what_was_not_validated_does_
     answers = RULES[rule].answers([val], [params], Costs())
     assert not (answers == 3).any() and (answers == 0).sum() > 15
     assert json.loads(json.dumps(params, allow_nan=False)) == params
-    report = decision.report([val], competition().calibrate([val]))
+    report = single_label.report([val], SingleLabel().calibrate([val]))
     assert report["skipped_classes"] == ["E"] and report["untrained_classes"] == ["D"] and report["few_images"] == ["C", "D"]
 
 
@@ -167,13 +163,13 @@ def test_cross_fitting_does_not_believe_noise():
     rng = np.random.default_rng(0)
     val, _ = worlds.simulate(World(""), 0, 1000)
     noise = replace(val, logits=rng.normal(size=(1, len(val.ids), 20)).astype(np.float32))
-    report = decision.report([noise], competition().calibrate([noise]))["rules"]
+    report = single_label.report([noise], SingleLabel().calibrate([noise]))["rules"]
     assert report["bias"]["fitted"] > report["bias"]["score"] + 0.1
     assert report["bayes"]["score"] == pytest.approx(report["bayes"]["fitted"], abs=0.05) and report["bayes"]["over_always"] > -0.05
 
 
 def test_several_networks_are_calibrated_one_by_one_and_decided_together():
-    task, vals = competition(), [some_logits(seed=1), some_logits(seed=2, first=1000, counts=(11, 4, 85))]
+    task, vals = SingleLabel(), [some_logits(seed=1), some_logits(seed=2, first=1000, counts=(11, 4, 85))]
     calibration = task.calibrate(vals)
     assert [network["rules"] for network in calibration["networks"]] == [task.calibrate([val])["networks"][0]["rules"] for val in vals]
     tests = [replace(some_logits(seed=9), counts=val.counts, prior=val.prior, logits=some_logits(seed=seed).logits) for seed, val in enumerate(vals, 7)]
@@ -181,11 +177,11 @@ def test_several_networks_are_calibrated_one_by_one_and_decided_together():
     counts = np.array([21, 9, 170])  # of both together
     p = np.mean([posterior.probabilities(test, counts) for posterior, test in zip(fitted, tests)], axis=0)
     by_hand = ((7 * p - 1) / counts).argmax(1)
-    assert np.allclose(decision.posterior(tests, calibration), p)
-    assert (decision.decide(tests, calibration, "bayes") == by_hand).all()
+    assert np.allclose(single_label.posterior(tests, calibration), p)
+    assert (single_label.decide(tests, calibration, "bayes") == by_hand).all()
     plain = np.mean([calibrate.probabilities(test.logits) for test in tests], axis=0).argmax(1)
-    assert (decision.decide(tests, calibration, "argmax") == plain).all()
-    report = decision.report(vals, calibration)
+    assert (single_label.decide(tests, calibration, "argmax") == plain).all()
+    report = single_label.report(vals, calibration)
     assert report["images"] == 120 and report["rules"]["argmax"]["score"] == report["rules"]["argmax"]["fitted"]
 
 
@@ -216,29 +212,29 @@ def test_intervals_hold_the_true_score_about_as_often_as_they_say():
 
 
 def test_the_report_s_figures_are_those_of_the_answers():
-    task, val = competition(), some_logits(n=200)
+    task, val = SingleLabel(), some_logits(n=200)
     calibration = task.calibrate([val])
-    answers, posterior = decision.held_out([val], calibration)
-    report = decision.report([val], calibration)
+    answers, posterior = single_label.held_out([val], calibration)
+    report = single_label.report([val], calibration)
     for rule, figures in report["rules"].items():
         assert figures["score"] == pytest.approx(score_of(val, answers[rule]))
         assert figures["over_always"] == pytest.approx(figures["score"] - score_of(val, np.full(200, 2)))
         assert figures["interval"][0] <= figures["score"] <= figures["interval"][1]
     assert report["bayes_minus"]["argmax"]["difference"] == pytest.approx(report["rules"]["bayes"]["score"] - report["rules"]["argmax"]["score"])
     assert report["calibration"]["after"]["nll"] == pytest.approx(metrics.nll(posterior, val.targets.argmax(1)))
-    assert decision.held_out([val], calibration, ["argmax"])[0]["argmax"].tolist() == answers["argmax"].tolist()
+    assert single_label.held_out([val], calibration, ["argmax"])[0]["argmax"].tolist() == answers["argmax"].tolist()
 
 
 def test_a_given_temperature_is_kept_in_cross_fitting_too():
-    task, val = competition(), some_logits()
+    task, val = SingleLabel(), some_logits()
     calibration = task.calibrate([val], 1.2)
     assert calibration["networks"][0]["rules"]["temperature"] == {"temperature": 1.2, "tuned": False}
-    answers, _ = decision.held_out([val], calibration, ["temperature"])
+    answers, _ = single_label.held_out([val], calibration, ["temperature"])
     assert answers["temperature"].tolist() == calibrate.probabilities(val.logits, 1.2).argmax(1).tolist()
 
 
 def write(path, content: Logits):
-    files.write_logits(path, content)
+    logits_file.write_logits(path, content)
     return path
 
 
@@ -265,7 +261,7 @@ def test_costs_travel_with_the_calibration(tmp_path, call):
     assert call("tune", val, "--out", tmp_path / "c.json", "--costs", 1, 0, 5).code == 0
     assert json.loads((tmp_path / "c.json").read_text())["costs"] == {"tp": 1.0, "fp": 0.0, "fn": 5.0}
     assert call("decide", val, "--calibration", tmp_path / "c.json", "--rule", "bayes", "--out", tmp_path / "s.csv").code == 0
-    posterior = decision.posterior([files.read_logits(val)], json.loads((tmp_path / "c.json").read_text()))
+    posterior = single_label.posterior([logits_file.read_logits(val)], json.loads((tmp_path / "c.json").read_text()))
     said = labels.read_one_hot(tmp_path / "s.csv").targets.argmax(1)
     assert (said == (posterior / [10, 5, 85]).argmax(1)).all()
     assert (said == 1).sum() > (rules.bayes_scores(posterior, np.array([10, 5, 85]), Costs()).argmax(1) == 1).sum()  # false alarms are free
@@ -273,7 +269,7 @@ def test_costs_travel_with_the_calibration(tmp_path, call):
 
 def test_folds_through_the_verbs(tmp_path, call):
     vals = [write(tmp_path / "v0.npz", some_logits(seed=1)), write(tmp_path / "v1.npz", some_logits(seed=2, first=1000, counts=(11, 4, 85)))]
-    prior = [files.read_logits(path).prior for path in vals]
+    prior = [logits_file.read_logits(path).prior for path in vals]
     tests = [write(tmp_path / f"t{k}.npz", replace(some_logits(seed=5 + k), ids=some_logits().ids, targets=some_logits().targets, prior=prior[k], counts=np.array(counts)))
              for k, counts in enumerate([(10, 5, 85), (11, 4, 85)])]
     assert call("tune", *vals, "--out", tmp_path / "both.json").code == 0
@@ -301,19 +297,19 @@ def test_other_counts_of_the_test_set(tmp_path, call):
     (tmp_path / "none.csv").write_text("class,count\nNo Finding,50\nA,0\nB,50\n")
     assert (answers("--counts", tmp_path / "same.csv") == answers()).all()
     assert (answers("--counts", tmp_path / "none.csv") != 0).all()
-    calibration, content = json.loads((tmp_path / "c.json").read_text()), files.read_logits(test)
-    estimated = calibrate.estimate_counts(decision.posterior([content], calibration), content.counts)
-    assert (answers("--estimate-counts") == decision.decide([content], calibration, "bayes", estimated)).all()
+    calibration, content = json.loads((tmp_path / "c.json").read_text()), logits_file.read_logits(test)
+    estimated = calibrate.estimate_counts(single_label.posterior([content], calibration), content.counts)
+    assert (answers("--estimate-counts") == single_label.decide([content], calibration, "bayes", estimated)).all()
 
 
 def test_a_rule_below_the_constant_answer_is_warned_about():
-    task = competition()
+    task = SingleLabel()
     val, _ = worlds.simulate(World("", sampler=1.0), 0, 1000)
-    report = decision.report([val], task.calibrate([val]))
-    loud = decision_report.warning(report, "argmax")
+    report = single_label.report([val], task.calibrate([val]))
+    loud = single_label_report.doubt(report, "argmax")
     assert loud[0] == "!" * 100 == loud[-1] and "WARNING: rule argmax scores" in loud[1] and "rule=bayes" in loud[2]
-    assert decision_report.warning(report, "bayes") == []
+    assert single_label_report.doubt(report, "bayes") == []
     few = some_logits(n=12, seed=4)
-    close = decision.report([few], task.calibrate([few]))
+    close = single_label.report([few], task.calibrate([few]))
     close["rules"]["bayes"] |= {"over_always": 0.1, "over_always_interval": [-0.2, 0.4]}
-    assert "it may be luck" in decision_report.warning(close, "bayes")[0]
+    assert "it may be luck" in single_label_report.doubt(close, "bayes")[0]

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,15 +17,15 @@ import safetensors.torch
 import timm
 import torch
 from PIL import Image
-from conftest import ROOT, TINY
 
-import decision
-import files
-import labels
 import main
-import task
 import train
-from task import competition
+from answers import single_label
+from conftest import ROOT, TINY
+from core import logits_file, submission
+from images import labels
+from net import fit
+from tasks.single_label import SingleLabel
 
 OUTPUTS = ["val_logits.npz", "test_logits.npz"]
 
@@ -53,11 +52,11 @@ def test_the_main_job_leaves_what_it_promises(done, made, home, call):
 
     # the submission is test.csv's rows in their order, one 1 each
     test_ids, classes = labels.read_ids(made / "test.csv"), labels.read_one_hot(made / "train.csv").classes
-    files.validate_submission(home / "submissions/done.csv", test_ids, classes)
+    submission.validate(home / "submissions/done.csv", test_ids, classes)
     assert len(labels.read_ids(made / "sample_submission.csv")) == 10 < len(test_ids)
 
     # the logits file says what the network learned from
-    val, about = files.read_logits(run / "val_logits.npz"), json.loads((run / "run.json").read_text())
+    val, about = logits_file.read_logits(run / "val_logits.npz"), json.loads((run / "run.json").read_text())
     train_table = labels.read_one_hot(made / "train.csv")
     part = {row["id"]: row["part"] for row in csv.DictReader(open(run / "folds.csv"))}
     assert set(val.ids) == {name for name, where in part.items() if where == "validation"}
@@ -66,7 +65,7 @@ def test_the_main_job_leaves_what_it_promises(done, made, home, call):
     assert val.logits.shape == (2, len(val.ids), 20) and val.logits.dtype == np.float32
     sampled = np.sqrt(natural)  # weight n^-0.5 an image, n images
     assert val.prior == pytest.approx(sampled / sampled.sum())
-    assert np.isnan(files.read_logits(run / "test_logits.npz").targets).all()
+    assert np.isnan(logits_file.read_logits(run / "test_logits.npz").targets).all()
 
     # the log has a row an epoch, and the best one is the one that was kept
     log = list(csv.DictReader(open(run / "log.csv")))
@@ -81,7 +80,7 @@ def test_the_main_job_leaves_what_it_promises(done, made, home, call):
 
     # the run's own score is that of a CSV of its cross-fitted validation answers
     calibration, truth, said = json.loads((run / "calibration.json").read_text()), home / "truth.csv", home / "said.csv"
-    answers, _ = decision.held_out([val], calibration, ["temperature"])
+    answers, _ = single_label.held_out([val], calibration, ["temperature"])
     for path, rows in ((truth, val.targets.astype(int)), (said, np.eye(20, dtype=int)[answers["temperature"]])):
         path.write_text("\n".join([",".join(["id", *classes]), *(f"{i},{','.join(map(str, row))}" for i, row in zip(val.ids, rows))]) + "\n")
     own = call("score", run).out.splitlines()
@@ -98,9 +97,9 @@ def test_the_main_job_leaves_what_it_promises(done, made, home, call):
 
 def test_the_choice_metric_is_the_unflipped_argmax(done, home):
     run = home / "runs/done"
-    val = files.read_logits(run / "val_logits.npz")
+    val = logits_file.read_logits(run / "val_logits.npz")
     log = list(csv.DictReader(open(run / "log.csv")))
-    kept = competition().metrics(val.targets, val.logits[0], val.counts)["score"]
+    kept = SingleLabel().metrics(val.targets, val.logits[0], val.counts)["score"]
     assert kept == pytest.approx(max(float(row["score"]) for row in log))
 
 
@@ -142,16 +141,16 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(done, made, home, cal
 
 def test_stopped_at_every_epoch_it_still_ends_with_the_same_bytes(done, made, home, call, monkeypatch):
     """The same without a race: a Ctrl-C right after each epoch's checkpoint."""
-    import runs
+    from net import checkpoint
 
-    save = runs.Run.save_checkpoint
+    save = checkpoint.save
 
-    def interrupted(self, name, content):
-        save(self, name, content)
-        if name == "last.pt" and len(content["history"]) < 3:
+    def interrupted(path, content):
+        save(path, content)
+        if path.name == "last.pt" and len(content["history"]) < 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs.Run, "save_checkpoint", interrupted)
+    monkeypatch.setattr(checkpoint, "save", interrupted)
     command = ["modelB", "--data", made, *TINY, "name=cut"]
     assert [call("main", *command).code for _ in range(3)] == [130, 130, 0]
     assert outputs(home, "cut") == outputs(home, "done")
@@ -159,7 +158,7 @@ def test_stopped_at_every_epoch_it_still_ends_with_the_same_bytes(done, made, ho
 
 def test_a_finished_run_is_not_trained_again(done, made, home, call, monkeypatch):
     before = outputs(home, "done")
-    monkeypatch.setattr(train.fit, "fit", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(train, "fit", lambda *_: pytest.fail("trained again"))
     monkeypatch.setattr(main.predict, "predict", lambda *_: pytest.fail("predicted again"))
     said = call("main", "modelB", "--data", made, *TINY, "name=done")
     assert said.code == 0 and "is trained already" in said.out and "reused" in said.out
@@ -175,7 +174,7 @@ def test_what_was_deleted_from_a_finished_run_is_made_again(made, home, call, mo
     before = outputs(home, "done")
     for path in (weights, *(home / "runs/done" / name for name in ("val_logits.npz", "test_logits.npz", "calibration.json", "folds.csv"))):
         path.unlink()
-    monkeypatch.setattr(train.fit, "train_epoch", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(fit, "train_epoch", lambda *_: pytest.fail("trained again"))
     assert call(*command).code == 0
     assert outputs(home, "done") == before
 
@@ -219,8 +218,7 @@ def test_the_stages_alone_give_the_same_files(done, made, home, call):
 def test_early_stopping_and_the_plateau_watch_the_score(made, home, call, monkeypatch):
     """A score that never improves after the warm-up: the rate is halved and training stops, the frozen stage not counted."""
     falling = iter(-4.7 - 1e-5 * step for step in range(100))  # a little worse each time, as negative scores are
-    rigged = replace(competition(), metrics=lambda *_: {"score": next(falling)})
-    monkeypatch.setitem(task.TASKS, "competition", lambda config: rigged)
+    monkeypatch.setattr(SingleLabel, "metrics", lambda *_: {"score": next(falling)})
     said = call("train", "modelB", "--data", made, *TINY, "epochs=20", "frozen_epochs=3", "patience=3", "lr_patience=0", "name=rested")
     assert said.code == 0 and "stopped early" in said.out
     log = list(csv.DictReader(open(home / "runs/rested/log.csv")))
@@ -270,7 +268,7 @@ def test_classes_without_images_and_unreadable_ones(tiny, home, call):
 @pytest.mark.parametrize(("imbalance", "exponent"), [("none", 0.0), ("loss_weights:0.5", 0.5), ("logit_adjustment:1", 1.0)])
 def test_the_prior_of_every_correction_reaches_the_logits_file_and_the_decision(imbalance, exponent, made, home, call):
     assert call("main", "modelB", "--data", made, *TINY, "epochs=1", f"imbalance={imbalance}", "rule=bayes", "name=corrected").code == 0
-    test = files.read_logits(home / "runs/corrected/test_logits.npz")
+    test = logits_file.read_logits(home / "runs/corrected/test_logits.npz")
     wanted = np.where(test.counts > 0, test.counts, 1) ** (1 - exponent) * (test.counts > 0)
     assert test.prior == pytest.approx(wanted / wanted.sum())
     network = json.loads((home / "runs/corrected/calibration.json").read_text())["networks"][0]

@@ -5,10 +5,10 @@ import itertools
 
 import numpy as np
 import pytest
-from conftest import SHARED, needs_shared
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
-import metrics
+from answers import metrics
+from conftest import SHARED, needs_shared
 
 # The competition's training counts, in column order (the last is No Finding).
 COUNTS = [2351, 600, 651, 326, 2156, 172, 389, 37, 5206, 1249, 1527, 608, 160, 1114, 44, 5, 24, 254, 91, 34079]

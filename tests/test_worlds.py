@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-import rules
 import worlds
-from metrics import Costs
+from answers import rules
+from answers.metrics import Costs
 from worlds import World
 
 SHORT = [world for world in worlds.WORLDS if world.name in

@@ -1,0 +1,202 @@
+"""The configuration: a YAML file, then `configs/demo.yaml` for demo runs, then `key=value` from the command line.
+
+Every key is declared here with its type and range; an unknown or wrongly typed one is an error that names where it stands.
+"""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from core.errors import UserError
+from core.files import ROOT, shown
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=0, le=10**9)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+def later(default, **limits):
+    """A key that the first versions did not have. Its default is what they did, and it counts in comparisons and digests only
+    where it differs from that: what an older version began goes on."""
+    return Field(default, json_schema_extra={"later": True}, **limits)
+
+
+Strength = Annotated[float, Field(gt=0, le=2)]
+HEAD = r"^(none|{0}(->{0})*)$".format(r"[1-9]\d{0,4}/(0|0?\.\d+)")
+
+
+class Config(BaseModel):
+    """What every task has; the keys of one task stand in its own class, in its file below tasks/."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+    task: str
+    slug: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]  # of the Kaggle competition or data set: its data lie in data/<slug>
+
+    model: str  # any timm name, or cnn1 … cnn7 from scratch
+    weights: str  # imagenet | none | FILE
+    size: Annotated[int, Field(ge=32, le=1024)]  # pixels, width and height
+    dropout: Annotated[float, Field(ge=0, lt=1)]  # of the pooled features
+    head: Annotated[str, Field(pattern=HEAD)] = "none"  # hidden layers between features and classes: units/dropout, as 256/0.30->128/0.30
+
+    epochs: Annotated[int, Field(ge=1)]  # at most, frozen ones included
+    frozen_epochs: Count
+    batch: Annotated[int, Field(ge=2, le=2**16)]
+    lr: Positive
+    body_lr: Literal["lr"] | Positive = "lr"  # of a pretrained body; one that starts at random learns with lr
+    unfrozen: Share = 1.0  # top share of a pretrained body's layers that is trained after the frozen epochs; a random one is trained whole
+    weight_decay: Annotated[float, Field(ge=0)]
+    clip_norm: Positive
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    loss: str
+    imbalance: dict[str, Strength]  # see src/imbalance.py
+    lr_patience: Count
+    lr_factor: Annotated[float, Field(gt=0, lt=1)]
+    patience: Annotated[int, Field(ge=1)]  # epochs without a better validation score before training stops
+
+    flip: Share  # probability of a left-right mirror
+    shift: Share  # of the width and height, at most
+    scale: Annotated[float, Field(ge=0, lt=1)]  # relative zoom, at most
+    rotate: Annotated[float, Field(ge=0, le=180)]  # degrees, at most
+    geometry: Share  # probability of shift, scale and rotation
+    border: Literal["black", "reflect"] = "black"  # what geometry moves in from beyond the edge
+    brightness: Share  # of full white, at most
+    contrast: Share  # relative, at most
+    tone: Share  # probability of brightness and contrast
+    noise: Share = 0.0  # uniform, of full white, at most
+    mix: Literal["none", "mixup", "cutmix"] = "none"  # of the images and targets of a batch
+    mix_alpha: Positive = 1.0  # the mixing proportion is drawn from Beta(α, α)
+    mix_probability: Share = 0.5  # that a batch is mixed
+
+    crop: Literal["none", "lungs", "masks"] = "none"  # of every image before it is resized: see src/lungs.py
+    masks: str = ""  # folder of lung masks, for crop: masks
+    val_fraction: Annotated[float, Field(gt=0, lt=1)]
+    split: str = "auto"  # or FILE: a CSV of id and part, such as the folds.csv of another run
+    split_seed: Literal["seed"] | Seed = "seed"  # of the split and of `limit`
+    views: Annotated[list[str], Field(min_length=1)]
+    rule: str
+    temperature: Literal["tune"] | Annotated[float, Field(ge=0.01, le=100)]
+    seed: Seed
+
+    limit: Count = 0  # labelled images, 0 = all
+    drop_unreadable: bool = False  # leave unreadable labelled images out, before the split, instead of stopping
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    deterministic: bool = True
+    hours: Annotated[float, Field(ge=0, le=24)] = 0  # stop training in time for everything else to end within these hours, 0 = never
+    workers: Literal["auto"] | Count = "auto"  # of the data loader; results do not depend on it
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool_for_a_number(cls, value, info):
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError("true and false are no value for this key")
+        return value
+
+    @field_validator("imbalance", mode="before")
+    @classmethod
+    def _read_imbalance(cls, value):
+        if not isinstance(value, str):  # run.json holds the parts already
+            return value
+        parts = [part.partition(":") for part in value.split("+")] if value != "none" else []
+        if not all(name and exponent for name, _, exponent in parts) or len({name for name, _, _ in parts}) < len(parts):
+            raise ValueError("it is written none, or NAME:NUMBER, for example sampler:0.5 or oversampling:0.1")
+        return {name: exponent for name, _, exponent in parts}
+
+    @classmethod
+    def meaning_of(cls, values: dict) -> dict:
+        """The keys and values of a configuration, as run.json holds them, without later keys at their defaults."""
+        later = {name: field.default for name, field in cls.model_fields.items() if (field.json_schema_extra or {}).get("later")}
+        return {key: value for key, value in values.items() if not (key in later and value == later[key])}
+
+    @property
+    def meaning(self) -> dict:
+        """What is compared, and hashed: the keys and values without later keys at their defaults."""
+        return self.meaning_of(self.model_dump())
+
+    @property
+    def chosen_split_seed(self) -> int:
+        return self.seed if self.split_seed == "seed" else self.split_seed
+
+
+def spelled(imbalance: dict[str, float]) -> str:
+    """The `imbalance` setting as it is written."""
+    return "+".join(f"{name}:{exponent:g}" for name, exponent in imbalance.items()) or "none"
+
+
+NO_RESULT = {"name", "workers", "hours"}  # they change no figure
+INDIFFERENT = NO_RESULT | {"rule", "temperature"}  # a run may go on, or be decided anew, with these changed
+
+
+def layered(name: str, overrides: Sequence[str] = (), synthetic: bool = False, demo: bool = False) -> tuple[dict, dict[str, str]]:
+    """The keys and values of a configuration, by name (`modelB`) or path, and where each comes from; not yet checked.
+
+    Laid over each other: the file, with `demo` configs/demo.yaml and what the file says below `demo:`, then the overrides.
+    The run's name is the file's, with `-demo` appended for synthetic data, unless `name=` says otherwise.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else ROOT / "configs" / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in (ROOT / "configs").glob("*.yaml") if p.stem != "demo")
+        raise UserError(f"there is no configuration {shown(path)}; there are {', '.join(known)}")
+    values = {"name": path.stem + ("-demo" if synthetic else "")}
+    origin = dict.fromkeys(values, shown(path))
+    own = read_yaml(path)
+    of_demo = own.pop("demo", None) or {}
+    if not isinstance(of_demo, dict):
+        raise UserError(f"{shown(path)}: demo must hold `key: value` lines")
+    layers = [(path, own)]
+    if demo:
+        layers += [(ROOT / "configs" / "demo.yaml", read_yaml(ROOT / "configs" / "demo.yaml")), (path, of_demo)]
+    for layer, found in layers:
+        values |= found
+        origin |= dict.fromkeys(found, shown(layer))
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise UserError(f"{override!r} is not understood: settings are given as key=value, for example lr=5e-5")
+        try:
+            values[key] = yaml.safe_load(text) if text.startswith("[") else text
+        except (yaml.YAMLError, ValueError) as error:  # a date that is none is a ValueError
+            raise UserError(f"{override!r} is not understood: a list is written [one, two]") from error
+        origin[key] = f"the command line ({override})"
+    return values, origin
+
+
+def read_yaml(path: Path) -> dict:
+    """The keys and values of a YAML file. Raises UserError for one that cannot be read or holds something else."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{shown(path)} is no readable YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{shown(path)} must hold `key: value` lines")
+    return content
+
+
+def checked(kind: type[Config], values: dict, origin: dict[str, str]) -> Config:
+    """The configuration of that class. Raises UserError for an unknown, missing or wrong key, naming where it stands."""
+    try:
+        return kind(**{str(key): value for key, value in values.items()})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0])
+        where = origin.get(key, origin["name"])
+        if first["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(key, kind.model_fields, 1)
+            raise UserError(f"{where}: unknown key {key}" + (f"; did you mean {near[0]}?" if near else "; the keys are listed in src/core/config.py and the task's file in src/tasks")) from error
+        if first["type"] == "missing":
+            raise UserError(f"{where}: the key {key} is missing") from error
+        reason = " or ".join(dict.fromkeys(fault["msg"].removeprefix("Value error, ") for fault in error.errors() if fault["loc"][0] == first["loc"][0]))
+        raise UserError(f"{where}: {key} = {values[key]!r} will not do: {reason[0].lower()}{reason[1:]}") from error
+
+
+def differences(old: dict, new: dict) -> list[str]:
+    """The keys that would change what a run learned and predicted, as `lr (0.0001 → 5e-05)`; of `Config.meaning` both."""
+    keys = [key for key in sorted(old.keys() | new.keys()) if key not in INDIFFERENT and old.get(key) != new.get(key)]
+    return [f"{key} ({old.get(key)} → {new.get(key)})" for key in keys]

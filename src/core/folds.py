@@ -1,0 +1,161 @@
+"""How a labelled table is parted into training, validation and test: chosen once, kept in the run's folds.csv, checked whenever it is used."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from core.data_set import Table
+from core.errors import UserError, some
+from core.files import digest, shown, write_bytes
+from core.runs import Run
+from core.task import Task
+
+
+def stratified(strata: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Choose validation rows class by class: bool [N], True = validation.
+
+    strata int [N]. Every class gives round(fraction · n) of its rows, and always keeps one for training; a class of one
+    row therefore only trains, where scikit-learn's splitters refuse to split at all.
+    """
+    rng = np.random.default_rng(seed)
+    chosen = np.zeros(len(strata), bool)
+    for value in np.unique(strata):
+        rows = rng.permutation(np.flatnonzero(strata == value))
+        chosen[rows[: min(int(fraction * len(rows) + 0.5), len(rows) - 1)]] = True
+    return chosen
+
+
+def by_patient(targets: np.ndarray, patients: np.ndarray, fractions: tuple[float, float], seed: int) -> np.ndarray:
+    """Part whole patients: str [N] of `training`, `validation` and `test`, the last two with these fractions of the patients.
+
+    targets [N, C], patients str [N]. A patient counts for every label that any of its images has, and labels are spread
+    over the parts by iterative stratification (Sechidis et al. 2011), the rarest first.
+    """
+    try:
+        from iterstrat.ml_stratifiers import IterativeStratification  # loads scikit-learn
+    except ImportError as error:  # a Kaggle session brings its own packages
+        raise UserError("the split by patient needs the package iterative-stratification: pip install it, or give the folds.csv of another run with split=FILE") from error
+
+    names, number = np.unique(patients, return_inverse=True)
+    labels = np.zeros((len(names), targets.shape[1]), bool)
+    np.logical_or.at(labels, number, targets == 1)
+    rng = np.random.RandomState(seed)
+    order, parts = rng.permutation(len(names)), np.empty(len(names), int)  # it draws lots for ties only
+    parts[order] = IterativeStratification(labels[order], np.array([1 - sum(fractions), *fractions]), rng)
+    return np.array(["training", "validation", "test"])[parts[number]]
+
+
+def parts(strata: np.ndarray, number: int, seed: int) -> np.ndarray:
+    """A part 0 … number − 1 for every row, int [N]: each stratum spread as evenly as it goes, at random."""
+    order = np.random.default_rng(seed).permutation(len(strata))
+    order = order[np.argsort(strata[order], kind="stable")]  # strata one after the other, shuffled within
+    chosen = np.empty(len(strata), int)
+    chosen[order] = np.arange(len(strata)) % number
+    return chosen
+
+
+def chosen(run: Run, table: Table, task: Task) -> np.ndarray:
+    """The part of every labelled row, str [N]: that of the run's folds.csv, of the file that `split` names, or chosen now.
+
+    Raises UserError for a split that is not the one the run was trained with, that parts a patient, or that leaves a part
+    nothing to be judged by.
+    """
+    if run.begun and (run / "folds.csv").is_file():
+        return _parts_of(of_run(run.folder, run.about), table, task.parts, run / "folds.csv")
+    given = None if task.config.split == "auto" else Path(task.config.split)
+    found = _parts_of(read(given), table, task.parts, given) if given else task.split(table)
+    _check(found, table, task, given)
+    if run.begun and run.about["split"] != digest(content(table, found)):
+        raise UserError(
+            f"{shown(run / 'folds.csv')} is gone, and the split cannot be made again as it was: put it back, or delete "
+            f"{shown(run.folder)} and train again"
+        )
+    return found
+
+
+def _check(found: np.ndarray, table: Table, task: Task, given: Path | None) -> None:
+    """Whole patients, and in every part something that can be learned or measured."""
+    patients = table.known.get("patient")
+    if patients is not None:
+        names, times = np.unique(np.unique(np.stack([patients, found]), axis=1)[0], return_counts=True)
+        if (times > 1).any():
+            raise UserError(
+                f"{shown(given) if given else 'the split'} has {(times > 1).sum()} patients in more than one part: "
+                f"{some(names[times > 1])}; all images of a patient belong into one"
+            )
+    for part in task.parts:
+        targets = table.targets[found == part]
+        if not len(targets) and given:
+            raise UserError(f"{shown(given)} has no image for {part}: it must part the images into {some(task.parts)}")
+        if not len(targets):
+            units = f"{len(table.ids)} images"
+            units += f" of {len(np.unique(patients))} patients" if patients is not None else ""
+            raise UserError(f"{units} with val_fraction = {task.config.val_fraction} leave none for {part}: use more images")
+        if not ((targets == 1).any(axis=0) & (targets == 0).any(axis=0)).any():
+            raise UserError(
+                f"the {part} part ({len(targets)} images) has no label with both positives and negatives, so nothing can be "
+                "learned or measured there: use more images, or other labels"
+            )
+
+
+def read(path: Path) -> dict[str, dict[str, str]]:
+    """A CSV of `id` and `part`, as folds.csv: its rows by id. Raises UserError for a missing, damaged or contradictory one."""
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""))
+        rows = list(reader)
+    except OSError as error:
+        raise UserError(f"split = {shown(path)} cannot be read ({error.strerror})") from error
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{shown(path)} is not a readable CSV file ({error})") from error
+    missing = [name for name in ("id", "part") if name not in (reader.fieldnames or [])]
+    if missing:
+        raise UserError(f"{shown(path)} lacks the column {some(missing)}: wanted are the id and part of every labelled image, as in the folds.csv of a run")
+    ids, times = np.unique([row["id"] for row in rows], return_counts=True)
+    if (times > 1).any():
+        raise UserError(f"{shown(path)}: {(times > 1).sum()} ids stand there more than once: {some(ids[times > 1])}")
+    return {row["id"]: row for row in rows}
+
+
+def of_run(folder: Path, about: dict) -> dict[str, dict[str, str]]:
+    """The rows of a run's folds.csv by id: the part, and for some tasks the patient and what subgroups are made of. Raises
+    UserError when it is not the very file that the run was trained with."""
+    path = folder / "folds.csv"
+    if not path.is_file():
+        raise UserError(f"{shown(path)} is gone: run the command that began the run once more, which writes it again")
+    if digest(path.read_bytes()) != about.get("split"):
+        raise UserError(f"{shown(path)} is not the split that this run was trained with: put it back, or delete {shown(folder)} and train again")
+    return read(path)
+
+
+def content(table: Table, parts: np.ndarray) -> bytes:
+    """What folds.csv holds: the id and part of every labelled image, and what else is known of it."""
+    columns = {"id": table.ids, "part": parts, **table.known}
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([list(columns), *zip(*columns.values(), strict=True)])
+    return text.getvalue().encode()
+
+
+def keep(run: Run, table: Table, parts: np.ndarray) -> None:
+    """Write the run's folds.csv."""
+    write_bytes(run / "folds.csv", content(table, parts))
+
+
+def _parts_of(rows: dict[str, dict[str, str]], table: Table, allowed: Sequence[str], path: Path) -> np.ndarray:
+    lacking = [name for name in table.ids.tolist() if name not in rows]
+    if lacking:
+        raise UserError(f"{shown(path)} lacks {len(lacking)} of the {len(table.ids)} labelled images: {some(lacking)}; it must give a part for the id of every image")
+    found = np.array([rows[name]["part"] for name in table.ids.tolist()])
+    odd = sorted({str(part) for part in found.tolist()} - set(allowed))
+    if odd:
+        raise UserError(f"{shown(path)}: part {odd[0]!r} is none of {some(allowed)}")
+    return found
+
+
+def to_predict(run: Run, labelled: Table, unlabelled: np.ndarray, task: Task) -> Table:
+    """What a run predicts: the labelled rows of its test part, then the images without labels, whose targets are NaN."""
+    test = labelled.take(_parts_of(of_run(run.folder, run.about), labelled, task.parts, run / "folds.csv") == "test")
+    unknown = np.full((len(unlabelled), len(labelled.classes)), np.nan, np.float32)
+    return Table(np.array([*test.ids.tolist(), *unlabelled.tolist()]), labelled.classes, np.concatenate([test.targets, unknown]))

@@ -1,0 +1,105 @@
+"""The logits file: what a network said of some images, and what is needed to decide by it; and whether several belong together."""
+
+import io
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+
+from core.errors import UserError, some
+from core.files import shown, write_bytes
+
+
+@dataclass(frozen=True)
+class Logits:
+    """What a network said, and what is needed to decide by it.
+
+    ids str [N] · logits float32 [V, N, C], one slab a view, the unchanged image first · targets float32 [N, C], NaN
+    unknown · classes str [C] · counts int [C], natural class counts of the training part · rows, its number of images ·
+    prior float [C], the class prior that the activated logits assume (after the sampler).
+    """
+
+    ids: np.ndarray
+    logits: np.ndarray
+    targets: np.ndarray
+    classes: np.ndarray
+    counts: np.ndarray
+    rows: int
+    prior: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "Logits":
+        """Some of the rows, by mask or index."""
+        return replace(self, ids=self.ids[rows], logits=self.logits[:, rows], targets=self.targets[rows])
+
+
+def write_logits(path: Path, content: Logits) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, **{field.name: getattr(content, field.name) for field in fields(Logits)})
+    write_bytes(path, buffer.getvalue())
+
+
+def read_logits(path: Path) -> Logits:
+    """Read and check a logits file. Raises UserError for a missing, truncated, mis-shaped or non-finite one."""
+    where = shown(path)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [field.name for field in fields(Logits) if field.name not in archive.files]
+            if missing:
+                raise UserError(f"{where} lacks {some(missing)}: it is no logits file of this kit")
+            found = {field.name: archive[field.name] for field in fields(Logits)}
+        for name, kinds in {"ids": "U", "classes": "U", "logits": "fiu", "targets": "fiu", "counts": "fiu", "prior": "fiu", "rows": "iu"}.items():
+            if found[name].dtype.kind not in kinds:
+                raise UserError(f"{where}: {name} are {found[name].dtype}, where {'text is' if kinds == 'U' else 'numbers are'} wanted")
+        with np.errstate(over="ignore"):
+            content = Logits(**{**found, "rows": int(found["rows"]), "logits": np.float32(found["logits"]), "targets": np.float32(found["targets"])})
+    except OSError as error:
+        raise UserError(f"{where} cannot be read ({error.strerror or error})") from error
+    except (ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{where} is truncated or no .npz file of this kit: make it again") from error
+    rows, classes = content.ids.shape[:1], content.classes.shape[:1]
+    wanted = {"ids": rows, "classes": classes, "logits": content.logits.shape[:1] + rows + classes, "targets": rows + classes, "counts": classes, "prior": classes}
+    for name, shape in wanted.items():
+        if getattr(content, name).shape != shape:
+            raise UserError(f"{where}: {name} has shape {getattr(content, name).shape} where its ids and classes ask for {shape}")
+    if not content.logits.size:
+        raise UserError(f"{where} holds no rows")
+    for name, names in (("ids", content.ids), ("classes", content.classes)):
+        found, times = np.unique(names, return_counts=True)
+        if (times > 1).any() or (found == "").any():
+            raise UserError(f"{where}: {name} must be different names; twice or empty: {some(repr(str(one)) for one in found[(times > 1) | (found == '')])}")
+    if (content.classes == "id").any():
+        raise UserError(f"{where}: a class cannot be called id, which is the submission's first column")
+    for name in ("counts", "prior", "rows"):
+        values = np.asarray(getattr(content, name))
+        if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1e12 or not values.any():
+            raise UserError(f"{where}: {name} must be finite, not negative and not all 0")
+    if not ((content.counts > 0) & (content.prior > 0)).any():
+        raise UserError(f"{where}: no class has both training images (counts) and a training prior (prior)")
+    bad = ~(np.abs(content.logits) < 1e6).all(axis=(0, 2))
+    if bad.any():
+        raise UserError(f"{where} has logits that are NaN, infinite or beyond a million, in {bad.sum()} rows: {some(content.ids[bad])}")
+    return content
+
+
+def same_classes(lists: Sequence[list[str]], what: str) -> None:
+    """Raises UserError unless all lists are the first; `what` names them, as `the validation files`."""
+    for classes in lists[1:]:
+        if classes != lists[0]:
+            odd = sorted(set(classes) ^ set(lists[0]))
+            raise UserError(f"{what} are for other classes: {some(odd)} in only one of them" if odd else f"{what} have their classes in different orders")
+
+
+def same_images(contents: Sequence[Logits]) -> None:
+    """Raises UserError unless all hold the images of the first, in its order."""
+    for content in contents[1:]:
+        if not np.array_equal(content.ids, contents[0].ids):
+            raise UserError("the logits files hold different images, or in different orders: all must be of the same test set")
+
+
+def different_images(contents: Sequence[Logits]) -> None:
+    """Raises UserError for an image that is in more than one of the files, which are the folds of a cross-validation."""
+    names, times = np.unique(np.concatenate([content.ids for content in contents]), return_counts=True)
+    if (times > 1).any():
+        raise UserError(f"{(times > 1).sum()} ids stand more than once in the validation files, whose rows must be different images: {some(names[times > 1])}")

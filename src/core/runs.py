@@ -1,0 +1,100 @@
+"""The run folder: run.json, its lock, its times."""
+
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from core.errors import UserError, some
+from core.files import ROOT, home, read_json, shown, write_json
+
+STARTED = time.monotonic()
+
+
+def elapsed() -> float:
+    """Seconds since this process began, or since `CXR_STARTED` (Unix time) where another one began the session."""
+    session = os.environ.get("CXR_STARTED")
+    return time.time() - float(session) if session else time.monotonic() - STARTED
+
+
+def clock(seconds: float) -> str:
+    """Seconds as `2 h 05 min`, `3 min 20 s` or `45 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+class Run:
+    """A folder and its run.json. `about` is the file's content; `save` writes it."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        self.about = read_json(self.folder / "run.json") if (self.folder / "run.json").is_file() else {}
+
+    @classmethod
+    def named(cls, name: str) -> "Run":
+        return cls(home() / "runs" / name)
+
+    @property
+    def begun(self) -> bool:
+        """Whether it has an epoch to go on from, or an end: only then do its settings, images and split bind."""
+        return (self / "last.pt").is_file() or self.about.get("state") in ("trained", "paused")
+
+    def save(self, **changes) -> None:
+        self.about |= changes
+        write_json(self.folder / "run.json", self.about)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.folder / name
+
+    @contextmanager
+    def timed(self, stage: str):
+        """Add the seconds inside to the run's timing of `stage`; the next `save` writes it."""
+        start = time.monotonic()
+        yield
+        timings = dict(self.about.get("timings", {}))
+        timings[stage] = round(timings.get(stage, 0.0) + time.monotonic() - start, 1)
+        self.about["timings"] = timings
+
+    def lock(self) -> None:
+        """Keep other processes off this run until this one ends. Raises UserError when one is at work on it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self / "lock", "w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another process is at work on {shown(self.folder)}: wait for it, or give this run another name=") from error
+
+
+def read_run(folder: Path) -> dict:
+    """`run.json` of a run folder."""
+    folder = Path(folder)
+    if not (folder / "run.json").is_file():
+        raise UserError(f"{shown(folder)} is no run folder: it has no run.json (a run is made by ./run.sh CONFIG)")
+    about = read_json(folder / "run.json")
+    missing = [key for key in ("config", "data", "classes", "counts", "rows", "prior", "state") if key not in about]
+    missing = missing or [key for key, kind in (("config", dict), ("data", str), ("classes", list)) if not isinstance(about[key], kind)]
+    if missing:
+        raise UserError(f"{shown(folder / 'run.json')} lacks {some(missing)}: delete {shown(folder)} and make the run again")
+    return about
+
+
+def versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    names = ("torch", "timm", "albumentations", "numpy", "pillow")
+    return {"python": sys.version.split()[0], **{name: version(name) for name in names}}
+
+
+def commit() -> str | None:
+    """The commit of the project, with `+` for uncommitted changes; None outside a checkout."""
+    git = ["git", "-C", str(ROOT)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+" if changed else "")

@@ -1,0 +1,132 @@
+"""The seam: what the loop, the data path and the verbs know of a task. Nothing asks which one it is.
+
+A `Problem` is a kind of problem, from logits to answers and figures; tasks/single_label.py and tasks/multi_label.py are two.
+A `Task` is a problem on a data set; tasks/competition.py, tasks/padchest.py and tasks/nih14.py are three.
+"""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from core.config import Config
+from core.data_set import Layout, Source, Table, Tables
+from core.examples import Example
+from core.logits_file import Logits
+
+Rows = Mapping[str, Mapping[str, str]]  # id → its row of folds.csv
+
+
+class Evidence(NamedTuple):
+    """What a run's figures are made of: its validation logits, its test logits where their labels are known, its calibration, its rule."""
+
+    val: Logits
+    test: Logits | None
+    calibration: dict
+    rule: str
+
+
+class Problem(ABC):
+    """A kind of problem. Targets are float [N, C], NaN for unknown, in all of them."""
+
+    monitor: ClassVar[str]  # the figure of `metrics` that chooses the epoch; the larger the better
+    rules: ClassVar[tuple[str, ...]]  # names of the ways from logits to answers
+    headings: ClassVar[dict[str, str]]  # the figures of `headline`, and how they are headed in a table
+    plots: ClassVar[tuple[str, ...]]  # names in answers.plots.PLOTS: the pictures of its runs
+
+    # ---- learning
+    @abstractmethod
+    def weights(self, targets: np.ndarray, corrections: Mapping[str, float]) -> np.ndarray | None:
+        """How often to draw every training image under these corrections of imbalance, float [N]; None: once each."""
+
+    @abstractmethod
+    def prior(self, targets: np.ndarray, corrections: Mapping[str, float]) -> np.ndarray:
+        """The class prior (prevalences) that the activated logits assume after training so, float [C]."""
+
+    @abstractmethod
+    def metrics(self, targets: np.ndarray, logits: np.ndarray, counts: np.ndarray) -> dict[str, float]:
+        """The figures of an epoch, from the logits [N, C] of the unchanged images; counts int [C] of the training part."""
+
+    # ---- deciding
+    @abstractmethod
+    def calibrate(self, vals: Sequence[Logits], temperature: float | None = None) -> dict:
+        """Validation logits, one file a network, to what calibration.json holds; a given temperature is kept."""
+
+    @abstractmethod
+    def decide(self, tests: Sequence[Logits], calibration: dict, rule: str, counts: np.ndarray | None = None) -> np.ndarray:
+        """Test logits, one file a network, to answers [N, C]; `counts` replaces the natural class counts."""
+
+    @abstractmethod
+    def fault(self, cells: Sequence[str]) -> str:
+        """What is wrong with the cells of a submission's row, or nothing."""
+
+    # ---- reporting
+    @abstractmethod
+    def report(self, found: Evidence, rows: Rows) -> dict:
+        """All figures: `validation`, `per_class`, and `test` where its labels are known."""
+
+    @abstractmethod
+    def lines(self, report: dict, calibration: dict) -> list[str]:
+        """What to print of a report."""
+
+    @abstractmethod
+    def warning(self, report: dict) -> list[str]:
+        """What nobody must miss in a report, as lines; or nothing."""
+
+    @abstractmethod
+    def headline(self, report: dict) -> dict[str, float | None]:
+        """The few figures of a report that runs are compared by: those of `headings`."""
+
+    @abstractmethod
+    def compare(self, reports: Sequence[dict]) -> list[str]:
+        """What to print of the reports of several runs."""
+
+    @abstractmethod
+    def paired(self, ours: Sequence[Evidence], theirs: Sequence[Evidence], rows: Rows) -> dict:
+        """The difference of `monitor` between runs and as many others on the same images, with its interval."""
+
+    @abstractmethod
+    def tuned(self, vals: Sequence[Logits], calibration: dict) -> list[str]:
+        """What to print of a calibration that was just fitted on these files."""
+
+    @abstractmethod
+    def score(self, found: Evidence, rows: Rows) -> dict:
+        """The validation part alone: `score`, `per_class` and what stands beside them."""
+
+    @abstractmethod
+    def score_lines(self, report: dict) -> list[str]:
+        """What to print of it; the last line is `score -4.724889`."""
+
+    @abstractmethod
+    def examples(self, found: Evidence, labels: Sequence[int], number: int) -> tuple[Logits, list[Example]]:
+        """Images worth explaining: the logits file whose rows they are, and at most `number` of them, of the columns `labels`.
+
+        Raises UserError where there is none.
+        """
+
+
+class Task(Problem):
+    """A problem on a data set, by a configuration."""
+
+    Settings: ClassVar[type[Config]]  # the class of its configurations; the name of the task is its key `task`
+    layout: ClassVar[Layout]
+    parts: ClassVar[tuple[str, ...]]  # of the labelled rows
+    views: ClassVar[tuple[str, ...]]  # names in net.infer.VIEWS that training and test-time augmentation may use
+    seen: ClassVar[re.Pattern]  # names of networks that were pretrained on images of its test part
+
+    def __init__(self, config: Config):
+        self.config = config
+
+    @property
+    def name(self) -> str:
+        return self.config.task
+
+    @abstractmethod
+    def read(self, source: Source) -> Tables:
+        """The label side of a data set. Raises UserError for files that are not as they should be."""
+
+    @abstractmethod
+    def split(self, table: Table) -> np.ndarray:
+        """One of `parts` for every labelled row, str [N]."""

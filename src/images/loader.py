@@ -1,0 +1,92 @@
+"""From a packed array to batches: the data set that reads it, and the order of an epoch.
+
+Workers read single-channel rows and send uint8; normalisation and the three channels come on the device (net.model.Net).
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, WeightedRandomSampler
+
+from core.data_set import Table
+from images.augment import Augment
+from images.pack import Pack
+
+
+class Draw(NamedTuple):
+    """One place of an epoch: which image stands there. The place seeds the augmentation, so an image that is drawn
+    twice looks different each time, and results do not depend on the number of workers."""
+
+    epoch: int
+    position: int
+    index: int
+
+
+class Order(Sampler):
+    """The order of one epoch as `Draw`s; set `epoch` before iterating.
+
+    weights float [N]: drawn with replacement in that proportion. `None`: each image once, shuffled if `shuffle`.
+    """
+
+    def __init__(self, length: int, weights: np.ndarray | None = None, shuffle: bool = False, seed: int = 0):
+        self.length, self.weights, self.shuffle, self.seed, self.epoch = length, weights, shuffle, seed, 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Draw]:
+        generator = torch.Generator().manual_seed(int(np.random.SeedSequence((self.seed, self.epoch)).generate_state(1)[0]))
+        order = range(self.length)
+        if self.weights is not None:
+            order = WeightedRandomSampler(self.weights, self.length, generator=generator)
+        elif self.shuffle:
+            order = RandomSampler(order, generator=generator)
+        for position, index in enumerate(order):
+            yield Draw(self.epoch, position, int(index))
+
+
+class Images(Dataset):
+    """Rows of a packed array with their targets. An item: uint8 [1, S, S], float32 [C].
+
+    Holds the path, not the pixels: every worker maps the file for itself, and memory stays the page cache's.
+    """
+
+    def __init__(self, pack: Pack, ids: np.ndarray, targets: np.ndarray, augment: Augment | None = None, seed: int = 0):
+        self.array, self.rows, self.targets = pack.array, pack.rows(ids), np.asarray(targets, np.float32)
+        self.augment, self.seed, self._mapped = augment, seed, None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_mapped": None}  # pickling a mapping would copy the whole array
+
+    def __getitem__(self, draw: Draw) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._mapped is None:
+            self._mapped = np.load(self.array, mmap_mode="r")
+        image = np.array(self._mapped[self.rows[draw.index]])
+        if self.augment:
+            image = self.augment(image, (self.seed, draw.epoch, draw.position))
+        return torch.from_numpy(image)[None], torch.from_numpy(self.targets[draw.index])
+
+
+def in_order(pack: Pack, table: Table, batch: int, workers: int, pin: bool) -> DataLoader:
+    """Every image of a table once, unchanged, in its order: what is validated, predicted and probed."""
+    images = Images(pack, table.ids, table.targets)
+    return batched(images, Order(len(images)), 2 * batch, workers, pin)
+
+
+def batched(images: Images, order: Order, batch: int, workers: int, pin: bool, drop_last: bool = False) -> DataLoader:
+    """Batches uint8 [B, 1, S, S] and float32 [B, C] in the given order."""
+    return DataLoader(
+        images,
+        batch,
+        sampler=order,
+        num_workers=workers,
+        pin_memory=pin,
+        drop_last=drop_last,
+        persistent_workers=workers > 0,
+        generator=torch.Generator().manual_seed(0),  # or every pass would draw from the global generator that dropout uses
+    )

@@ -1,0 +1,105 @@
+"""What is pushed to Kaggle: one script, in which the kit travels as a deterministic zip, and its metadata."""
+
+import base64
+import hashlib
+import io
+import json
+import re
+import subprocess
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.errors import UserError, some
+from core.files import ROOT, read_json, shown
+
+MATTER = ("torch", "torchvision", "timm", "albumentations", "opencv-python-headless", "numpy", "scikit-learn", "pydantic", "safetensors")
+LIMIT = 1_000_000  # bytes of source that Kaggle takes; the client hides its refusal
+TYPES = {
+    "id": str, "title": str, "code_file": str, "language": str, "kernel_type": str, "machine_shape": str, "is_private": bool, "enable_gpu": bool, "enable_internet": bool,
+    "competition_sources": list, "dataset_sources": list, "kernel_sources": list, "model_sources": list,
+}
+VALUES = {"code_file": {"script.py"}, "language": {"python"}, "kernel_type": {"script"}, "machine_shape": {"NvidiaTeslaT4", "NvidiaTeslaT4Highmem", "NvidiaL4", "NvidiaH100", "NvidiaTeslaA100"}}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """script: the source that is pushed. digest: SHA-256 of the zip within, which its manifest repeats."""
+
+    script: str
+    digest: str
+
+
+def build(config: str, name: str, settings: list[str], run_id: str, accelerator: str, weights: str = "", resume: bool = False) -> Bundle:
+    """The launcher with src/ and configs/ inside. The same tracked files and arguments give the same bytes.
+
+    `accelerator` is the machine_shape that is asked for, so that the kernel can say whether it was given.
+    `weights` is the name of a file that the kernel takes its pretrained weights from, in one of its attached datasets;
+    `resume` makes it insist on an earlier run in its attached output.
+    """
+    tracked = _tracked()
+    if ROOT / "configs" / f"{config}.yaml" not in tracked:
+        raise UserError(f"configs/{config}.yaml is not tracked by git, and only what git tracks is pushed: git add it")
+    content = _zip(tracked)
+    digest = hashlib.sha256(content).hexdigest()
+    encoded = "\n".join(re.findall(".{1,120}", base64.b64encode(content).decode()))
+    script = (ROOT / "kernels" / "launcher.py").read_text(encoding="utf-8")
+    for key, value in (("NAME", name), ("CONFIG", config), ("SETTINGS", repr(settings)), ("DIGEST", digest), ("RUN_ID", run_id),
+                       ("ACCELERATOR", accelerator), ("LOCKED", repr(locked())), ("WEIGHTS", weights), ("RESUME", repr(resume)), ("BUNDLE", encoded)):
+        script = script.replace(f"@@{key}@@", value)
+    compile(script, "script.py", "exec")
+    if len(script.encode()) >= LIMIT:
+        raise UserError(f"the script would be {len(script.encode()):,} bytes, and Kaggle takes fewer than {LIMIT:,}: remove what is not needed from src/ or configs/")
+    return Bundle(script, digest)
+
+
+def locked() -> dict[str, str]:
+    """The versions in requirements.txt of the packages that matter to a figure; of several for several Pythons the newest."""
+    lines = re.findall(r"^([\w-]+)==([^\s;]+)", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    return {name: number for name, number in lines if name in MATTER}
+
+
+def _tracked() -> list[Path]:
+    """The git-tracked files of src/ and configs/, and nothing else: no secret that merely lies there can travel."""
+    try:
+        listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z", "src", "configs"], capture_output=True, check=True).stdout.decode()
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UserError(f"{ROOT} is no git checkout, and only what git tracks is pushed: clone the project with git") from error
+    paths = [ROOT / name for name in sorted(filter(None, listed.split("\0")))]
+    gone = [shown(path) for path in paths if not path.is_file()]
+    if gone or not paths:
+        raise UserError(f"git tracks files that are not here: {some(gone)}" if gone else f"git tracks nothing in src/ and configs/ of {ROOT}")
+    return paths
+
+
+def _zip(paths: list[Path]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for path in paths:
+            info = zipfile.ZipInfo(path.relative_to(ROOT).as_posix(), date_time=(1980, 1, 1, 0, 0, 0))
+            info.compress_type, info.external_attr, info.create_system = zipfile.ZIP_DEFLATED, 0o644 << 16, 3
+            archive.writestr(info, path.read_bytes())
+    return buffer.getvalue()
+
+
+def metadata(config: str, owner: str) -> dict:
+    """kernels/CONFIG/kernel-metadata.json with the owner filled in, checked against what Kaggle knows and must be told."""
+    path = ROOT / "kernels" / config / "kernel-metadata.json"
+    if not path.is_file():
+        known = sorted(found.parent.name for found in (ROOT / "kernels").glob("*/kernel-metadata.json"))
+        raise UserError(f"there is no {shown(path)}; there are kernels for {some(known)}")
+    found = read_json(path)
+    for key in sorted(found.keys() | TYPES.keys()):
+        if key not in TYPES:
+            raise UserError(f"{shown(path)}: unknown key {key}, which Kaggle would ignore silently; the keys are {some(TYPES, 20)}")
+        if key not in found:
+            raise UserError(f"{shown(path)}: the key {key} is missing; write it out, Kaggle's own default may be another")
+        if not isinstance(found[key], TYPES[key]) or (TYPES[key] is list and not all(isinstance(item, str) for item in found[key])):
+            raise UserError(f"{shown(path)}: {key} = {json.dumps(found[key])} must be {'true or false' if TYPES[key] is bool else 'a list of names' if TYPES[key] is list else 'text'}")
+        if key in VALUES and found[key] not in VALUES[key]:
+            raise UserError(f"{shown(path)}: {key} = {found[key]!r} will not do; there are {some(sorted(VALUES[key]))}")
+    slug = found["id"].partition("/")[2]
+    title = re.sub(r"[^a-z0-9]+", "-", found["title"].lower()).strip("-")
+    if title != slug or not 5 <= len(found["title"]) <= 50:
+        raise UserError(f"{shown(path)}: Kaggle derives the address {title!r} from the title, and id says {slug!r}: make them agree (a title has 5 to 50 characters)")
+    return {**found, "id": f"{owner}/{slug}"}

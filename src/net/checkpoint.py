@@ -1,0 +1,47 @@
+"""Checkpoints, which load with `weights_only=True`, and the state of every random generator."""
+
+import io
+import random
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from core.errors import UserError
+from core.files import shown, write_bytes
+
+
+def save(path: Path, content: dict) -> None:
+    buffer = io.BytesIO()  # torch.save to a path raises a RuntimeError on a full disk, and keeps half a file
+    torch.save(content, buffer)
+    write_bytes(path, buffer.getbuffer())
+
+
+def load(path: Path, device: torch.device, keys: Iterable[str]) -> dict:
+    """A checkpoint that has all of `keys`. Raises UserError for a missing, damaged or foreign one."""
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+        return {key: content[key] for key in keys}
+    except Exception as error:  # zip, pickle, decoding and type errors: each means that the file is damaged
+        raise UserError(f"{shown(path)} cannot be loaded ({type(error).__name__}): delete {shown(path.parent)} and train again") from error
+
+
+def random_state() -> dict:
+    """The state of every random generator, as tensors and plain Python values."""
+    name, keys, *rest = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [name, keys.tolist(), *rest],
+        "python": [list(part) if isinstance(part, tuple) else part for part in random.getstate()],
+    }
+
+
+def restore_random_state(state: dict) -> None:
+    torch.set_rng_state(state["torch"].cpu())
+    if torch.cuda.is_available() and state["cuda"]:
+        torch.cuda.set_rng_state_all([generator.cpu() for generator in state["cuda"]])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.array(keys, np.uint32), *rest))
+    random.setstate(tuple(tuple(part) if isinstance(part, list) else part for part in state["python"]))

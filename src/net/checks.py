@@ -1,0 +1,51 @@
+"""What of a configuration can only be checked where the task, the networks and the files are known.
+
+The main job, every row of a study and every push go through `check` before anything starts; what values alone tell is checked
+where each key is declared.
+"""
+
+import sys
+from pathlib import Path
+
+from core.config import Config
+from core.errors import UserError, some
+from core.files import shown
+from core.task import Task
+from images import lungs
+from net import model
+
+
+def check(config: Config, task: Task, begun: bool = False) -> None:
+    """Raises UserError for settings that cannot work together, or with this task, or with what is on this machine.
+
+    A run that has `begun` goes on without the files it started from.
+    """
+    if config.frozen_epochs > config.epochs:
+        raise UserError(f"frozen_epochs = {config.frozen_epochs} is more than epochs = {config.epochs}: set both")
+    views = config.views
+    if views[0] != task.views[0] or len(set(views)) < len(views) or not set(views) <= set(task.views):
+        raise UserError(
+            f"views = {views}: the first must be {task.views[0]}, and a {task.name} run may use {some(task.views)}, once each"
+        )
+    if config.flip and "flip" not in task.views:
+        raise UserError(
+            f"flip = {config.flip}: left and right are findings in a {task.name} run, so images are never mirrored: "
+            "leave flip at 0"
+        )
+    if config.rule not in task.rules:
+        raise UserError(f"rule = {config.rule!r}: a {task.name} run decides by one of {some(task.rules)}")
+    if config.split != "auto" and not begun and not Path(config.split).is_file():
+        raise UserError(f"split = {shown(Path(config.split))}: there is no such file")
+    lungs.check(config.crop, config.masks)
+    model.check(config if not begun else config.model_copy(update={"weights": "none"}))
+
+
+def warn(config: Config, task: Task) -> None:
+    """Say so when a network's name says that it has seen the images it will be tested on."""
+    if config.weights != "none" and task.seen.search(f"{config.model} {Path(config.weights).name}"):
+        print(
+            f"WARNING: the name of {config.model} or {config.weights} says that it was pretrained on chest X-rays that this "
+            f"{task.name} run is tested on: such a network has seen its test images with their labels, and its score would "
+            "mean nothing.",
+            file=sys.stderr,
+        )

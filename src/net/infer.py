@@ -1,0 +1,29 @@
+"""Logits over views: what every verb that looks at images uses."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from net.machine import Machine
+
+# A view is a change of the batch [B, 1, S, S] under which the answer should stay the same.
+VIEWS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "original": lambda images: images,
+    "flip": lambda images: images.flip(-1),
+}
+
+
+@torch.no_grad()
+def logits(model: nn.Module, batches: DataLoader, views: list[str], machine: Machine, what: str) -> np.ndarray:
+    """Logits of every image in every view, float32 [V, N, C]. `what` names the pass in the progress bar."""
+    model.eval()
+    parts = []
+    for images, _ in tqdm(batches, desc=what, unit="batch", leave=False, disable=None):
+        images = images.to(machine.device, non_blocking=True)
+        with machine.autocast():
+            parts.append(torch.stack([model(VIEWS[view](images)) for view in views]).float().cpu())
+    return torch.cat(parts, dim=1).numpy()

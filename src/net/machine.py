@@ -1,0 +1,96 @@
+"""The machinery of a run: device, precision and worker processes. None of it belongs to a task or a model."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+
+from core.config import Config
+from core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how to compute. `dtype` is what autocast uses; float32 means no autocast."""
+
+    device: torch.device
+    dtype: torch.dtype
+    workers: int
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Loss scaling for fp16; for every other precision it hands gradients through."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+
+    def place(self, net: nn.Module) -> nn.Module:
+        """Move a network here. On a CPU its depthwise convolutions are kept out of bf16, whose backward pass is several
+        times slower for them in oneDNN than float32's."""
+        if self.device.type == "cpu" and self.dtype == torch.bfloat16:
+            for module in net.modules():
+                if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
+                    module.forward = partial(_in_float32, type(module).forward, module)
+        return net.to(self.device)
+
+    @property
+    def precision(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    def __str__(self) -> str:
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+        return f"{name}, {self.precision}, {self.workers} loader workers"
+
+
+def device(config: Config) -> torch.device:
+    """The GPU when there is one and the configuration lets it. Raises UserError for one that is not here, or too old."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda was asked for and torch sees no GPU: leave device=auto")
+    chosen = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
+    if chosen.type == "cuda":
+        _require_kernels(chosen)
+    return chosen
+
+
+def pick(config: Config) -> Machine:
+    """Choose by the configuration and by what is here; seeds everything. Raises UserError for what is not here."""
+    found = device(config)
+    on_gpu = found.type == "cuda"
+    # is_bf16_supported() alone also counts emulation, which a T4 does slower than float32
+    bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _cpu_has_bf16()
+    best = torch.bfloat16 if bf16 else torch.float16 if on_gpu else torch.float32
+    dtype = {"auto": best, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[config.precision]
+    workers = (min(os.cpu_count(), 8) if on_gpu else 0) if config.workers == "auto" else config.workers
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it deterministic matrix products raise
+    torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a pass over every new tensor
+    torch.backends.cudnn.benchmark = not config.deterministic
+    torch.manual_seed(config.seed)
+    np.random.seed(config.seed)
+    return Machine(found, dtype, workers)
+
+
+def _cpu_has_bf16() -> bool:
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def _in_float32(forward: Callable, module: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    if not (torch.is_grad_enabled() and module.weight.requires_grad):
+        return forward(module, images)
+    with torch.autocast("cpu", enabled=False):
+        return forward(module, images.float())
+
+
+def _require_kernels(device: torch.device) -> None:
+    """Refuse a GPU that the torch build has no kernels for, such as Kaggle's P100 with current builds."""
+    major, minor = torch.cuda.get_device_capability(device)
+    built = [int(name.removeprefix("sm_").rstrip("af")) for name in torch.cuda.get_arch_list() if name.startswith("sm_")]
+    if built and major * 10 + minor < min(built):
+        raise UserError(
+            f"the GPU {torch.cuda.get_device_name(device)} has compute capability {major}.{minor} and this torch build starts at "
+            f"{min(built) / 10:.1f}: choose another accelerator (T4), or device=cpu"
+        )

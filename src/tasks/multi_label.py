@@ -1,0 +1,100 @@
+"""The kind of problem where an image has any number of labels, judged by how well each label is ranked, by patient."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from answers import multi_label
+from answers import multi_label_report as reports
+from core import folds, priors
+from core.config import Config, Share
+from core.data_set import Table
+from core.submission import all_probabilities
+from core.task import Problem, Task
+
+
+class MultiLabelConfig(Config):
+    loss: Literal["weighted_bce", "focal", "class_balanced_focal", "asymmetric"]
+    imbalance: dict[Literal["oversampling"], Annotated[float, Field(gt=0, le=1)]]  # see core/priors.py
+    labels: Annotated[list[str], Field(min_length=1)]
+    test_fraction: Annotated[float, Field(gt=0, lt=1)]  # of the patients, like val_fraction
+    focal_alpha: Share = 0.20  # weight of positives; negatives get 1 − α
+    focal_gamma: Annotated[float, Field(ge=0, le=10)] = 2.5
+    effective_beta: Annotated[float, Field(ge=0, lt=1)] = 0.9999  # of class-balanced focal
+    asymmetric: Annotated[list[Annotated[float, Field(ge=0, le=10)]], Field(min_length=3, max_length=3)] = [
+        1.0, 4.0, 0.05,  # γ of positives, γ of negatives, clip
+    ]  # fmt: skip
+
+    @field_validator("test_fraction")
+    @classmethod
+    def _leave_some_to_train(cls, value, info):
+        if value + info.data.get("val_fraction", 0) >= 1:
+            raise ValueError(f"with val_fraction = {info.data['val_fraction']} it leaves nothing to train on")
+        return value
+
+    @field_validator("asymmetric")
+    @classmethod
+    def _clip_below_one(cls, value):
+        if value[2] >= 1:
+            raise ValueError("the clip, its third number, must be below 1, or no negative would cost anything")
+        return value
+
+    @field_validator("labels", "projections", mode="before", check_fields=False)
+    @classmethod
+    def _split_commas(cls, value):
+        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("labels", "projections", check_fields=False)
+    @classmethod
+    def _once_each(cls, value):
+        if len(set(value)) < len(value) or "" in value or "id" in value:
+            raise ValueError("each name is wanted once, none of them empty or id")
+        return value
+
+
+class MultiLabel(Problem):
+    monitor = "auc"
+    rules = multi_label.RULES
+    headings = {
+        "auc": "AUC-ROC", "average_precision": "PR-AUC", "brier": "Brier", "brier_skill": "Brier skill",
+        "spec_at_sens95": "Spec@Sens=95%", "sens_at_spec95": "Sens@Spec=95%",
+        "sens_at_sens95": "held sensitivity", "spec_at_spec95": "held specificity",
+    }  # fmt: skip
+    plots = ("training", "roc", "roc_all", "precision_recall", "reliability", "histograms")
+
+    # ---- learning
+    def weights(self, targets: np.ndarray, corrections: Mapping[str, float]) -> np.ndarray | None:
+        return priors.repeat_factors(targets, corrections["oversampling"]) if corrections else None
+
+    def prior(self, targets: np.ndarray, corrections: Mapping[str, float]) -> np.ndarray:
+        return priors.prevalence(targets, self.weights(targets, corrections))
+
+    def metrics(self, targets: np.ndarray, logits: np.ndarray, counts: np.ndarray) -> dict[str, float]:
+        return multi_label.monitor(targets, logits)
+
+    # ---- deciding and reporting, as the interface describes it
+    calibrate = staticmethod(multi_label.calibrate)
+    decide = staticmethod(multi_label.decide)
+    fault = staticmethod(all_probabilities)
+    tuned = staticmethod(reports.tuned)
+    report = staticmethod(reports.report)
+    lines = staticmethod(reports.lines)
+    warning = staticmethod(reports.warning)
+    headline = staticmethod(reports.headline)
+    compare = staticmethod(reports.compare)
+    paired = staticmethod(reports.paired_runs)
+    score = staticmethod(reports.score)
+    score_lines = staticmethod(reports.score_lines)
+    examples = staticmethod(reports.examples)
+
+
+class ByPatient(MultiLabel, Task):
+    """A multi-label data set that names its patients, and is parted by them."""
+
+    parts = ("training", "validation", "test")
+
+    def split(self, table: Table) -> np.ndarray:
+        fractions = self.config.val_fraction, self.config.test_fraction
+        return folds.by_patient(table.targets, table.known["patient"], fractions, self.config.chosen_split_seed)

@@ -1,0 +1,98 @@
+"""A run that has been tuned, opened in one way by all verbs that read one."""
+
+import sys
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from core import folds
+from core.config import Config
+from core.errors import UserError
+from core.files import read_json, shown
+from core.logits_file import Logits, read_logits
+from core.runs import read_run
+from core.task import Evidence, Rows, Task
+from images.labels import aligned, read_one_hot
+from tasks import registry
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run's folder and what its run.json says. The rest is read when it is first asked for, and checked then."""
+
+    folder: Path
+    about: dict
+
+    @cached_property
+    def config(self) -> Config:
+        return registry.config_of(self.about)
+
+    @cached_property
+    def task(self) -> Task:
+        return registry.task_of(self.config)
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The rows of its folds.csv by id."""
+        return folds.of_run(self.folder, self.about)
+
+    @cached_property
+    def val(self) -> Logits:
+        content = read_logits(self._there("val_logits.npz"))
+        if content.classes.tolist() != self.about["classes"]:
+            raise UserError(
+                f"{shown(self.folder / 'val_logits.npz')} has other classes than the run's run.json: "
+                "run the command that began it once more"
+            )
+        return content
+
+    @cached_property
+    def calibration(self) -> dict:
+        return read_json(self._there("calibration.json"))
+
+    @cached_property
+    def test(self) -> Logits | None:
+        """The test logits with their labels: the run's own test part, or those of the data set's solution.csv, as the
+        synthetic set keeps one; None where they are not known."""
+        path, about = self.folder / "test_logits.npz", self.about
+        if not path.is_file():
+            return None
+        predicted = about.get("predicted", [about.get("best_epoch")])[0]
+        if predicted != about.get("best_epoch"):
+            raise UserError(f"{shown(path)} are of epoch {predicted}, and the best is now {about['best_epoch']}: run predict on it")
+        test, solution = read_logits(path), Path(about["data"]) / "solution.csv"
+        if not np.isnan(test.targets).all():
+            return test
+        if not solution.is_file():
+            return None
+        try:
+            what = f"the test logits and {shown(solution)}"
+            return replace(test, targets=aligned(read_one_hot(solution), test.ids, test.classes.tolist(), what))
+        except UserError as error:
+            print(f"WARNING: {shown(solution)} was not used: {error}", file=sys.stderr)
+            return None
+
+    @property
+    def validation(self) -> Evidence:
+        """What its validation figures are made of."""
+        return Evidence(self.val, None, self.calibration, self.config.rule)
+
+    @property
+    def evidence(self) -> Evidence:
+        """What all its figures are made of."""
+        return Evidence(self.val, self.test, self.calibration, self.config.rule)
+
+    def _there(self, name: str) -> Path:
+        if not (self.folder / name).is_file():
+            raise UserError(
+                f"{shown(self.folder)} has no {name} yet: run the main job on it, "
+                f"./run.sh CONFIG name={self.folder.resolve().name} with the run's settings"
+            )
+        return self.folder / name
+
+
+def open_run(folder: Path) -> Opened:
+    """Raises UserError for a folder that is no run's."""
+    return Opened(Path(folder), read_run(folder))

@@ -1,0 +1,34 @@
+"""The thesis' multi-label study of PadChest."""
+
+import re
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from core.data_set import Layout, Source, Tables
+from images import padchest_labels
+from tasks.multi_label import ByPatient, MultiLabelConfig
+
+
+class PadchestConfig(MultiLabelConfig):
+    task: Literal["padchest"]
+    projections: Annotated[list[str], Field(min_length=1)]
+    physician_only: bool  # leave out what a text classifier labelled
+
+
+class Padchest(ByPatient):
+    Settings = PadchestConfig
+    # "." for numbered folders beside the label file
+    layout = Layout("padchest", ("PADCHEST*.csv*",), ("images", "."), from_kaggle=False)
+    views = ("original",)  # no flip: left and right are findings here
+    seen = re.compile(
+        r"padchest|(?<![a-z])pc(?![a-z])|xrv|torchxrayvision|res224-all|cxr[-_]?lt", re.IGNORECASE
+    )
+
+    def read(self, source: Source) -> Tables:
+        config = self.config
+        table = padchest_labels.read(
+            source.tables[0], source.images, config.labels, config.projections, config.physician_only
+        )
+        return Tables(table, np.array([], dtype=str))

@@ -1,0 +1,51 @@
+"""All tasks by name, and the way from a configuration, a run or logits to one of them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from answers.metrics import Costs
+from core import config as settings
+from core.config import Config
+from core.errors import UserError
+from core.logits_file import Logits
+from core.task import Problem, Task
+from tasks.competition import Competition
+from tasks.multi_label import MultiLabel
+from tasks.padchest import Padchest
+from tasks.single_label import SingleLabel
+
+TASKS: dict[str, type[Task]] = {"competition": Competition, "padchest": Padchest}
+
+
+def load(name: str, overrides: Sequence[str] = (), synthetic: bool = False, demo: bool = False) -> Config:
+    """The configuration of that name or path, checked: see `core.config.layered` for what the arguments mean."""
+    return _checked(*settings.layered(name, overrides, synthetic, demo))
+
+
+def config_of(about: dict) -> Config:
+    """The configuration that a run.json holds. Raises UserError when this version does not know one of its keys."""
+    return _checked(about["config"], {"name": "run.json", **dict.fromkeys(about["config"], "run.json")})
+
+
+def _checked(values: dict, origin: dict[str, str]) -> Config:
+    name = str(values.get("task"))
+    if "task" not in values:
+        raise UserError(f"{origin['name']}: the key task is missing")
+    if name not in TASKS:
+        where = origin.get("task", origin["name"])
+        raise UserError(f"{where}: task = {name!r} will not do; there are {', '.join(TASKS)}")
+    return settings.checked(TASKS[name].Settings, values, origin)
+
+
+def task_of(config: Config) -> Task:
+    return TASKS[config.task](config)
+
+
+def problem_of(contents: Sequence[Logits], costs: Sequence[float] | None = None) -> Problem:
+    """The kind of problem that anyone's logits files are of: one class an image where `prior` is a distribution over the
+    classes, as a softmax assumes; otherwise any number of labels. `costs` are those of the former."""
+    single = all(np.isclose(content.prior.sum(), 1, rtol=0, atol=1e-5) for content in contents)
+    if costs and not single:
+        raise UserError("these logits have any number of labels an image, and are not scored by costs: leave --costs out")
+    return SingleLabel(Costs(*costs or ())) if single else MultiLabel()

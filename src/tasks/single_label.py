@@ -1,0 +1,82 @@
+"""The kind of problem where every image has one class, and every image gets one answer, scored by asymmetric costs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from answers import metrics, single_label
+from answers import single_label_report as reports
+from answers.metrics import Costs
+from answers.rules import RULES
+from core import priors
+from core.config import Config, Strength
+from core.logits_file import Logits
+from core.submission import one_answer
+from core.task import Problem
+
+
+class SingleLabelConfig(Config):
+    loss: Literal["cross_entropy"] = "cross_entropy"
+    imbalance: dict[Literal["sampler", "loss_weights", "logit_adjustment"], Strength]  # see core/priors.py
+    costs: Annotated[list[Annotated[float, Field(ge=0, le=1e6)]], Field(min_length=3, max_length=3)]  # hit, alarm, miss
+
+    @field_validator("imbalance")
+    @classmethod
+    def _one_correction(cls, value):
+        if len(value) > 1:
+            raise ValueError(
+                "each of them shifts the class prior that the network learns, and together they drown the common classes (a "
+                "sampler with loss weights and focal loss scored −117 on Kaggle): keep one"
+            )
+        return value
+
+
+class SingleLabel(Problem):
+    """costs: the reward of a hit, the cost of a false alarm and that of a miss."""
+
+    monitor = "score"
+    rules = tuple(RULES)
+    headings = {"score": "score", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}
+    plots = ("training", "temperature", "confidence", "confusion", "class_costs")
+
+    def __init__(self, costs: Costs = Costs()):
+        self.costs = costs
+
+    # ---- learning
+    def weights(self, targets: np.ndarray, corrections: Mapping[str, float]) -> np.ndarray | None:
+        if "sampler" not in corrections:
+            return None
+        return targets @ priors.class_weights(targets.sum(axis=0).astype(int), corrections["sampler"])
+
+    def prior(self, targets: np.ndarray, corrections: Mapping[str, float]) -> np.ndarray:
+        return priors.prior(targets.sum(axis=0).astype(int), corrections)
+
+    def metrics(self, targets: np.ndarray, logits: np.ndarray, counts: np.ndarray) -> dict[str, float]:
+        answers = np.where(counts > 0, logits, -np.inf).argmax(axis=1)
+        return metrics.summary(metrics.tally_one_hot(targets, answers), self.costs)
+
+    # ---- deciding
+    def calibrate(self, vals: Sequence[Logits], temperature: float | None = None) -> dict:
+        return single_label.calibrate(self.costs, vals, temperature)
+
+    def decide(self, tests: Sequence[Logits], calibration: dict, rule: str, counts: np.ndarray | None = None) -> np.ndarray:
+        return single_label.one_hot(tests, calibration, rule, counts)
+
+    fault = staticmethod(one_answer)
+
+    def tuned(self, vals: Sequence[Logits], calibration: dict) -> list[str]:
+        report = single_label.report(vals, calibration)
+        return [*reports.table(report), *reports.describe(calibration), *reports.doubt(report, "bayes")]
+
+    # ---- reporting, as the interface describes it
+    report = staticmethod(reports.report)
+    lines = staticmethod(reports.lines)
+    warning = staticmethod(reports.warning)
+    headline = staticmethod(reports.headline)
+    compare = staticmethod(reports.compare)
+    paired = staticmethod(reports.paired)
+    score = staticmethod(reports.score)
+    score_lines = staticmethod(reports.score_lines)
+    examples = staticmethod(reports.examples)
