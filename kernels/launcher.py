@@ -1,9 +1,11 @@
 """A chest X-ray competition kit as one script: trains @@NAME@@ and writes submission.csv.
 
 The source of everything below is the zip at the end of this file (src/ and configs/ of the kit, base64). Unpack it with
-    python -c "import ast, base64, re; text = open('script.py').read(); open('kit.zip', 'wb').write(base64.b64decode(re.search('BUNDLE = \"\"\"(.*?)\"\"\"', text, re.S)[1]))"
+python -c "import ast, base64, re; text = open('script.py').read(); open('kit.zip',
+'wb').write(base64.b64decode(re.search('BUNDLE = \"\"\"(.*?)\"\"\"', text, re.S)[1]))"
 
-It reads /kaggle/input, writes to /kaggle/working only, and leaves there: submission.csv, runs/@@NAME@@/ and manifest.json.
+It reads /kaggle/input, writes to /kaggle/working only, and leaves there: submission.csv, runs/@@NAME@@/ and
+manifest.json.
 """
 
 import base64
@@ -20,12 +22,13 @@ import zipfile
 from pathlib import Path
 
 STARTED = time.time()
-NAME, CONFIG, SETTINGS = "@@NAME@@", "@@CONFIG@@", @@SETTINGS@@
-DIGEST, RUN_ID = "@@DIGEST@@", "@@RUN_ID@@"  # of the bundle, and of this push
-WEIGHTS = "@@WEIGHTS@@"  # a file in an attached dataset, or nothing
-RESUME = @@RESUME@@  # whether an earlier run must be there to go on with
-ACCELERATOR = "@@ACCELERATOR@@"  # the machine_shape that was asked for
-LOCKED = @@LOCKED@@  # the versions that the kit was tested with
+PUSH = json.loads(r"""@@PUSH@@""")  # what this push was given
+NAME, CONFIG, SETTINGS = PUSH["name"], PUSH["config"], PUSH["settings"]
+DIGEST, RUN_ID = PUSH["digest"], PUSH["run_id"]  # of the bundle, and of this push
+ACCELERATOR = PUSH["accelerator"]  # the machine_shape that was asked for
+LOCKED = PUSH["locked"]  # the versions that the kit was tested with
+WEIGHTS = PUSH["weights"]  # a file in an attached dataset, or nothing
+RESUME = PUSH["resume"]  # whether an earlier run must be there to go on with
 KAGGLE = Path(os.environ.get("CXR_KAGGLE", "/kaggle"))  # a rehearsal has its own
 WORKING = KAGGLE / "working"
 
@@ -35,7 +38,8 @@ def sha256(path: Path) -> str:
 
 
 def say_where() -> None:
-    """Versions, and the device that was really given; stops with one sentence on a GPU that this torch build cannot use."""
+    """Versions, and the device that was really given; stops with one sentence on a GPU that this torch build cannot
+    use."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {}
@@ -44,21 +48,37 @@ def say_where() -> None:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "absent"
-    print(f"python {platform.python_version()}, " + ", ".join(f"{name} {number}" for name, number in found.items()), flush=True)
-    differ = [f"{name} {found[name]} ({LOCKED[name]})" for name in LOCKED if found[name].partition("+")[0] != LOCKED[name]]
+    print(
+        f"python {platform.python_version()}, " + ", ".join(f"{name} {number}" for name, number in found.items()),
+        flush=True,
+    )
+    differ = [
+        f"{name} {found[name]} ({LOCKED[name]})" for name in LOCKED if found[name].partition("+")[0] != LOCKED[name]
+    ]
     if differ:
-        print(f"note: this session's packages are not those that the kit was tested with (in brackets): {', '.join(differ)}", flush=True)
+        print(
+            "note: this session's packages are not those that the kit was tested with (in brackets):"
+            f" {', '.join(differ)}",
+            flush=True,
+        )
     import torch
 
     names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     print(f"accelerator: {ACCELERATOR} was asked for, {' and '.join(names) or 'no GPU'} was given", flush=True)
-    if names and not any(ACCELERATOR.removeprefix("Nvidia").removeprefix("Tesla").removesuffix("Highmem") in name for name in names):
-        print("WARNING: that is another accelerator than was asked for: Kaggle replaces retired ones silently", flush=True)
+    if names and not any(
+        ACCELERATOR.removeprefix("Nvidia").removeprefix("Tesla").removesuffix("Highmem") in name for name in names
+    ):
+        print(
+            "WARNING: that is another accelerator than was asked for: Kaggle replaces retired ones silently", flush=True
+        )
     for number, name in enumerate(names):
         major, minor = torch.cuda.get_device_capability(number)
         print(f"GPU {number}: {name}, compute capability {major}.{minor}", flush=True)
         if f"sm_{major}{minor}" not in torch.cuda.get_arch_list() and f"sm_{major}0" not in torch.cuda.get_arch_list():
-            sys.exit(f"error: this torch build has no code for compute capability {major}.{minor}: choose the accelerator T4 x2 (a P100 no longer works)")
+            sys.exit(
+                f"error: this torch build has no code for compute capability {major}.{minor}: choose the accelerator T4"
+                " x2 (a P100 no longer works)"
+            )
     if not names:
         print("no GPU: the accelerator of this kernel is off, and training will be slow", flush=True)
 
@@ -66,7 +86,9 @@ def say_where() -> None:
 def resume() -> None:
     """Copy this configuration's run out of an earlier version's output, when one is attached."""
     places = ("*", "*/*", "notebooks/*/*", "kernels/*/*")  # never as deep as the images, which take minutes to list
-    runs = [path.parent for place in places for path in sorted((KAGGLE / "input").glob(f"{place}/runs/{NAME}/run.json"))]
+    runs = [
+        path.parent for place in places for path in sorted((KAGGLE / "input").glob(f"{place}/runs/{NAME}/run.json"))
+    ]
     if RESUME and not runs:
         sys.exit(f"error: there is no run {NAME} in the attached output of the last version: push without --resume")
     for path in runs[0].rglob("*") if runs else ():
@@ -100,24 +122,43 @@ def main() -> None:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         archive.extractall(kit)
     environment = os.environ | {
-        "CXR_HOME": str(WORKING), "CXR_CACHE": str(cache / "packed"), "CXR_STARTED": str(STARTED), "HF_HOME": str(cache / "hub"), "TORCH_HOME": str(cache / "torch"),
-        "MPLCONFIGDIR": str(cache / "matplotlib"), "NO_ALBUMENTATIONS_UPDATE": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1",
+        "CXR_HOME": str(WORKING),
+        "CXR_CACHE": str(cache / "packed"),
+        "CXR_STARTED": str(STARTED),
+        "HF_HOME": str(cache / "hub"),
+        "TORCH_HOME": str(cache / "torch"),
+        "MPLCONFIGDIR": str(cache / "matplotlib"),
+        "NO_ALBUMENTATIONS_UPDATE": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
     }
     try:
         if not any((KAGGLE / "input").glob("*")):
             sys.exit("error: nothing is attached to this kernel: is the competition, and are its rules accepted?")
         resume()
         say_where()
-        code = subprocess.run([sys.executable, str(kit / "src" / "main.py"), CONFIG, f"name={NAME}", *SETTINGS, *attached_weights()], env=environment, cwd=WORKING).returncode
+        code = subprocess.run(
+            [sys.executable, str(kit / "src" / "main.py"), CONFIG, f"name={NAME}", *SETTINGS, *attached_weights()],
+            env=environment,
+            cwd=WORKING,
+        ).returncode
         if code:
             sys.exit(code)
         shutil.copyfile(WORKING / "submissions" / f"{NAME}.csv", WORKING / "submission.csv")
         shutil.rmtree(WORKING / "submissions")
         (WORKING / "runs" / NAME / "lock").unlink(missing_ok=True)
-        outputs = sorted(path for path in (WORKING / "submission.csv", *(WORKING / "runs").rglob("*")) if path.is_file())
+        outputs = sorted(
+            path for path in (WORKING / "submission.csv", *(WORKING / "runs").rglob("*")) if path.is_file()
+        )
         state = json.loads((WORKING / "runs" / NAME / "run.json").read_text())["state"]
-        manifest = {"name": NAME, "run_id": RUN_ID, "bundle": DIGEST, "state": state, "seconds": round(time.time() - STARTED),
-                    "files": {path.relative_to(WORKING).as_posix(): sha256(path) for path in outputs}}
+        manifest = {
+            "name": NAME,
+            "run_id": RUN_ID,
+            "bundle": DIGEST,
+            "state": state,
+            "seconds": round(time.time() - STARTED),
+            "files": {path.relative_to(WORKING).as_posix(): sha256(path) for path in outputs},
+        }
         (WORKING / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
         print(f"wrote {WORKING / 'submission.csv'} and manifest.json: {len(outputs)} files", flush=True)
     finally:

@@ -1,7 +1,8 @@
-"""Runs side by side: `compare.py A B [C …]`, each a run, the replicates of one configuration, or a published mean ± s.d. Needs no torch.
+"""Runs side by side: `compare.py A B [C …]`, each a run, the replicates of one configuration, or a published mean ±
+s.d. Needs no torch.
 
-Welch's t-test between independent replicates, the first being the reference; the paired bootstrap between networks on the same
-images; every label's difference to published figures.
+Welch's t-test between independent replicates, the first being the reference; the paired bootstrap between networks on
+the same images; every label's difference to published figures.
 """
 
 import csv
@@ -23,7 +24,10 @@ from tasks.opened import Opened, open_run
 
 ALPHA = 0.05
 MANY = 3  # comparisons with one reference from which Holm's p stands beside each
-PARTS = {"test": "figures of the test part", "validation": "figures of the validation part, which also chose the epoch: all are optimistic"}
+PARTS = {
+    "test": "figures of the test part",
+    "validation": "figures of the validation part, which also chose the epoch: all are optimistic",
+}
 NUMBER = r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
 PUBLISHED = re.compile(rf"{NUMBER}\s*(?:±|\+/?-)\s*{NUMBER}\s*,\s*(\d+)")
 HOW = "a published result is written MEAN±SD,REPLICATES, such as 0.741±0.007,3 or ResNet50V2=0.741±0.007,3"
@@ -31,7 +35,8 @@ HOW = "a published result is written MEAN±SD,REPLICATES, such as 0.741±0.007,3
 
 @dataclass(frozen=True)
 class Sample:
-    """A figure of n replicates: mean and s.d. (ddof 1). The mean is NaN where a run has no such figure, the s.d. where n is 1."""
+    """A figure of n replicates: mean and s.d. (ddof 1). The mean is NaN where a run has no such figure, the s.d. where
+    n is 1."""
 
     n: int
     mean: float
@@ -50,14 +55,17 @@ class Side:
 
 # ---- what was given
 def sides(words: Sequence[str]) -> list[Side]:
-    """Read what was given. Raises UserError for text that is neither, folders that are no runs, a run that stands twice, and runs
-    of different tasks."""
+    """Read what was given. Raises UserError for text that is neither, folders that are no runs, a run that stands
+    twice, and runs of different tasks."""
     found = [_side(word) for word in words]
     runs = [run.folder for side in found for run in side.runs]
     places = [run.resolve() for run in runs]
     twice = sorted({shown(run) for run, place in zip(runs, places, strict=True) if places.count(place) > 1})
     if twice:
-        raise UserError(f"{some(twice)} stands more than once among what is compared: name every run once, since replicates are to be independent")
+        raise UserError(
+            f"{some(twice)} stands more than once among what is compared: name every run once, since replicates are to"
+            " be independent"
+        )
     kinds = {type(run.task) for side in found for run in side.runs}
     if len(kinds) > 1:
         raise UserError("runs of different tasks cannot be compared: name those of one")
@@ -65,7 +73,8 @@ def sides(words: Sequence[str]) -> list[Side]:
 
 
 def _side(word: str) -> Side:
-    """One argument, its runs not yet evaluated: [NAME=] and a folder, folders with commas between them, a glob, or MEAN±SD,REPLICATES."""
+    """One argument, its runs not yet evaluated: [NAME=] and a folder, folders with commas between them, a glob, or
+    MEAN±SD,REPLICATES."""
     name, _, text = ("", "", word) if Path(word).exists() else word.rpartition("=")
     name, text = name.strip(), text.strip()
     if re.search(r"±|\+/?-", text) and not Path(text).exists():
@@ -74,12 +83,16 @@ def _side(word: str) -> Side:
             raise UserError(f"{word!r} cannot be read: {HOW}")
         mean, sd, n = float(match[1]), float(match[2]), int(match[3])
         if not (math.isfinite(mean) and 0 <= sd < math.inf and n > 0):
-            raise UserError(f"{word!r} will not do: an s.d. is not negative, and there is at least one replicate; {HOW}")
+            raise UserError(
+                f"{word!r} will not do: an s.d. is not negative, and there is at least one replicate; {HOW}"
+            )
         return Side(name or "published", [], [], Sample(n, mean, sd if n > 1 else math.nan))
     pieces = [text] if text and Path(text).exists() else [piece.strip() for piece in text.split(",") if piece.strip()]
     runs = [Path(run) for piece in pieces for run in _folders(piece)]
     if not runs:
-        raise UserError(f"{word!r} names no run folder: give folders, with commas between replicates, or a glob in quotes; {HOW}")
+        raise UserError(
+            f"{word!r} names no run folder: give folders, with commas between replicates, or a glob in quotes; {HOW}"
+        )
     return Side(name or text, [open_run(run) for run in runs], [])
 
 
@@ -95,12 +108,15 @@ def _folders(piece: str) -> list[str]:
 
 
 def reported(run: Opened) -> dict:
-    """The report of a run: its report.json, made anew when it is missing, older than the calibration, of another rule or incomplete."""
+    """The report of a run: its report.json, made anew when it is missing, older than the calibration, of another rule
+    or incomplete."""
     path, calibration = run.folder / "report.json", run.folder / "calibration.json"
     if not path.is_file() or (calibration.is_file() and calibration.stat().st_mtime_ns > path.stat().st_mtime_ns):
         return _written(run)
     found = read_json(path)
-    whole = {"run", "rule", "validation", "per_class"} <= found.keys() and found["rule"] == run.about["config"].get("rule")
+    whole = {"run", "rule", "validation", "per_class"} <= found.keys() and found["rule"] == run.about["config"].get(
+        "rule"
+    )
     return found if whole else _written(run)
 
 
@@ -111,8 +127,8 @@ def _written(run: Opened) -> dict:
 
 
 def task_of(found: Sequence[Side]) -> Task | None:
-    """The task of the runs; None where there are only published figures. Raises UserError for runs that are not to be compared:
-    of other labels, or of which only some have a labelled test part."""
+    """The task of the runs; None where there are only published figures. Raises UserError for runs that are not to be
+    compared: of other labels, or of which only some have a labelled test part."""
     every = [(run, report) for side in found for run, report in zip(side.runs, side.reports, strict=True)]
     if not every:
         return None
@@ -121,20 +137,36 @@ def task_of(found: Sequence[Side]) -> Task | None:
     for run, its in every[1:]:
         if run.about["classes"] != classes:
             odd = sorted(set(run.about["classes"]) ^ set(classes))
-            raise UserError(f"{shown(first.folder)} and {shown(run.folder)} have different lists of labels ({some(odd) if odd else 'in different orders'}): "
-                            "compare runs with the same labels")
+            raise UserError(
+                f"{shown(first.folder)} and {shown(run.folder)} have different lists of labels"
+                f" ({some(odd) if odd else 'in different orders'}): compare runs with the same labels"
+            )
         if ("test" in its) != ("test" in report):
-            raise UserError(f"of {shown(first.folder)} and {shown(run.folder)} only one has a labelled test part: compare runs evaluated on the same part")
+            raise UserError(
+                f"of {shown(first.folder)} and {shown(run.folder)} only one has a labelled test part: compare runs"
+                " evaluated on the same part"
+            )
     return first.task
 
 
 def doubts(side: Side) -> list[str]:
     """What makes runs that were given as replicates none: other settings than the seed's, or the same seed."""
-    plain = [{key: value for key, value in run.config.meaning.items() if key not in ("name", "seed", "split_seed")} for run in side.runs]
-    differing = sorted({key for one in plain[1:] for key in one.keys() | plain[0].keys() if one.get(key) != plain[0].get(key)} - {"workers", "hours", "device"})
+    plain = [
+        {key: value for key, value in run.config.meaning.items() if key not in ("name", "seed", "split_seed")}
+        for run in side.runs
+    ]
+    differing = sorted(
+        {key for one in plain[1:] for key in one.keys() | plain[0].keys() if one.get(key) != plain[0].get(key)}
+        - {"workers", "hours", "device"}
+    )
     seeds = [run.config.seed for run in side.runs]
-    return ([f"WARNING: the runs of {side.name} differ in more than the seed, so they are no replicates of one configuration: {some(differing)}"] * bool(differing)
-            + [f"WARNING: runs of {side.name} share a seed, so they may be copies, not independent replicates: seeds {some(seeds)}"] * (len(set(seeds)) < len(seeds)))
+    return [
+        f"WARNING: the runs of {side.name} differ in more than the seed, so they are no replicates of one"
+        f" configuration: {some(differing)}"
+    ] * bool(differing) + [
+        f"WARNING: runs of {side.name} share a seed, so they may be copies, not independent replicates: seeds"
+        f" {some(seeds)}"
+    ] * (len(set(seeds)) < len(seeds))
 
 
 # ---- Welch's test
@@ -154,7 +186,9 @@ def figure(side: Side, task: Task | None, metric: str) -> Sample:
         try:
             found = task.headline(report)
         except (KeyError, TypeError) as error:
-            raise UserError(f"{shown(run.folder / 'report.json')} is damaged (it lacks {error}): delete it, and it is made again") from error
+            raise UserError(
+                f"{shown(run.folder / 'report.json')} is damaged (it lacks {error}): delete it, and it is made again"
+            ) from error
         if metric not in found:
             raise UserError(f"runs of the task {task.name} have no figure {metric!r}; there are {', '.join(found)}")
         values.append(found[metric])
@@ -162,13 +196,29 @@ def figure(side: Side, task: Task | None, metric: str) -> Sample:
 
 
 def contrasts(names: Sequence[str], samples: Sequence[Sample]) -> list[dict]:
-    """A row for every sample, the first being the reference of the others: name, n, mean, sd; of the others also difference (to
-    the reference), t, critical (t*), df, p of Welch's test, holm (p, from three tests on) and verdict. NaN: not tested, or none."""
+    """A row for every sample, the first being the reference of the others: name, n, mean, sd; of the others also
+    difference (to the reference), t, critical (t*), df, p of Welch's test, holm (p, from three tests on) and verdict.
+    NaN: not tested, or none.
+    """
     base, blank = samples[0], math.nan
     rows = []
     for name, one in zip(names, samples, strict=True):
-        test = stats.welch(one.mean, one.sd, one.n, base.mean, base.sd, base.n, ALPHA) if rows else stats.Welch(blank, blank, blank, blank)
-        rows.append({"name": name, "n": one.n, "mean": one.mean, "sd": one.sd, "difference": one.mean - base.mean if rows else blank, **test._asdict(), "holm": blank})
+        test = (
+            stats.welch(one.mean, one.sd, one.n, base.mean, base.sd, base.n, ALPHA)
+            if rows
+            else stats.Welch(blank, blank, blank, blank)
+        )
+        rows.append(
+            {
+                "name": name,
+                "n": one.n,
+                "mean": one.mean,
+                "sd": one.sd,
+                "difference": one.mean - base.mean if rows else blank,
+                **test._asdict(),
+                "holm": blank,
+            }
+        )
     if sum(not math.isnan(row["p"]) for row in rows) >= MANY:
         for row, adjusted in zip(rows, stats.holm([row["p"] for row in rows]), strict=True):
             row["holm"] = float(adjusted)
@@ -186,17 +236,35 @@ def _verdict(row: dict) -> str:
 
 
 def table(metric: str, rows: Sequence[dict]) -> list[str]:
-    """Such rows as lines, in the precision of the thesis: |t| and t* with two decimals, p with two significant digits."""
+    """Such rows as lines, in the precision of the thesis: |t| and t* with two decimals, p with two significant
+    digits."""
     width = max(len("name"), *(len(row["name"]) for row in rows))
     many = any(not math.isnan(row["holm"]) for row in rows)
-    lines = [f"{metric}: Welch's t-test, two-sided, α = {ALPHA}; difference to {rows[0]['name']}" if len(rows) > 1 else f"{metric}:",
-             f"{'name':{width}}{'n':>4}{'mean ± s.d.':>17}"
-             + (f"{'difference':>12}{'|t|':>8}{'t*':>7}{'df':>7}{'p':>9}" + f"{'Holm p':>9}" * many + "  verdict") * (len(rows) > 1)]
+    lines = [
+        (
+            f"{metric}: Welch's t-test, two-sided, α = {ALPHA}; difference to {rows[0]['name']}"
+            if len(rows) > 1
+            else f"{metric}:"
+        ),
+        f"{'name':{width}}{'n':>4}{'mean ± s.d.':>17}"
+        + (f"{'difference':>12}{'|t|':>8}{'t*':>7}{'df':>7}{'p':>9}" + f"{'Holm p':>9}" * many + "  verdict")
+        * (len(rows) > 1),
+    ]
     for row in rows:
         mean = _shown(row["mean"], ".3f") + ("" if math.isnan(row["sd"]) else f" ± {row['sd']:.3f}")
-        tested = [_shown(row["difference"], "+.3f").rjust(12), _shown(abs(row["t"]), ".2f").rjust(8), _shown(row["critical"], ".2f").rjust(7),
-                  _shown(row["df"], ".1f").rjust(7), _shown(row["p"], "#.2g").rjust(9), _shown(row["holm"], "#.2g").rjust(9) * many, f"  {row['verdict']}"]
-        lines.append(f"{row['name']:{width}}{row['n']:4d}{mean:>17}" + ("".join(tested) if row is not rows[0] else "  reference".rjust(12) * (len(rows) > 1)))
+        tested = [
+            _shown(row["difference"], "+.3f").rjust(12),
+            _shown(abs(row["t"]), ".2f").rjust(8),
+            _shown(row["critical"], ".2f").rjust(7),
+            _shown(row["df"], ".1f").rjust(7),
+            _shown(row["p"], "#.2g").rjust(9),
+            _shown(row["holm"], "#.2g").rjust(9) * many,
+            f"  {row['verdict']}",
+        ]
+        lines.append(
+            f"{row['name']:{width}}{row['n']:4d}{mean:>17}"
+            + ("".join(tested) if row is not rows[0] else "  reference".rjust(12) * (len(rows) > 1))
+        )
     return lines + _why_not(rows)
 
 
@@ -207,9 +275,19 @@ def _why_not(rows: Sequence[dict]) -> list[str]:
     lacking = [row["name"] for row in rows if math.isnan(row["mean"])]
     single = [row["name"] for row in rows if row["n"] < 2]
     still = [row["name"] for row in untested if rows[0]["sd"] == row["sd"] == 0]
-    return ([f"Not defined in every run, so not tested: {some(lacking)}."] * bool(lacking)
-            + [f"A single run has no s.d., so nothing is tested with {some(single)}: give at least two replicates, with commas or a glob."] * bool(single)
-            + [f"No spread at all, in the reference as in {some(still)}, says nothing of the noise, so nothing is tested there."] * bool(still))
+    return (
+        [f"Not defined in every run, so not tested: {some(lacking)}."] * bool(lacking)
+        + [
+            f"A single run has no s.d., so nothing is tested with {some(single)}: give at least two replicates, with"
+            " commas or a glob."
+        ]
+        * bool(single)
+        + [
+            f"No spread at all, in the reference as in {some(still)}, says nothing of the noise, so nothing is tested"
+            " there."
+        ]
+        * bool(still)
+    )
 
 
 def _shown(value: float, form: str) -> str:
@@ -218,26 +296,50 @@ def _shown(value: float, form: str) -> str:
 
 # ---- on the same images
 def paired(task: Task, ours: Side, theirs: Side) -> dict:
-    """The task's paired difference of its monitored figure, ours minus theirs, run by run in their order: {"figure", "name",
-    "reference"} and what `Task.paired` gives. Raises UserError for sides of different sizes, and for runs on other images."""
+    """The task's paired difference of its monitored figure, ours minus theirs, run by run in their order: {"figure",
+    "name", "reference"} and what `Task.paired` gives. Raises UserError for sides of different sizes, and for runs on
+    other images.
+    """
     if len(ours.runs) != len(theirs.runs):
-        raise UserError(f"{ours.name} has {len(ours.runs)} runs and {theirs.name} {len(theirs.runs)}, and pairs are made in their order: give as many of each")
+        raise UserError(
+            f"{ours.name} has {len(ours.runs)} runs and {theirs.name} {len(theirs.runs)}, and pairs are made in their"
+            " order: give as many of each"
+        )
     found = [[run.evidence for run in side.runs] for side in (ours, theirs)]
-    return {"figure": task.monitor, "name": ours.name, "reference": theirs.name, **task.paired(*found, theirs.runs[0].rows)}
+    return {
+        "figure": task.monitor,
+        "name": ours.name,
+        "reference": theirs.name,
+        **task.paired(*found, theirs.runs[0].rows),
+    }
 
 
 def paired_lines(found: Sequence[dict]) -> list[str]:
     """Paired differences as lines, with 95 % intervals."""
     first = found[0]
     width = max(len(one["name"]) for one in found)
-    lines = [f"paired: {first['figure']} on the same {first['images']} images of the {first['part']} part, minus {first['reference']}, "
-             f"95 % interval by resampling {first['resampled']}"]
+    lines = [
+        f"paired: {first['figure']} on the same {first['images']} images of the {first['part']} part, minus"
+        f" {first['reference']}, 95 % interval by resampling {first['resampled']}"
+    ]
     for one in found:
         value, (low, high) = one["difference"][one["figure"]], one["difference"]["interval"]
-        lines.append(f"{one['name']:{width}}  {value:+.3f}  [{low:+.3f}, {high:+.3f}]  {'these networks differ' if low > 0 or high < 0 else 'no difference shown'}")
+        lines.append(
+            f"{one['name']:{width}}  {value:+.3f}  [{low:+.3f}, {high:+.3f}] "
+            f" {'these networks differ' if low > 0 or high < 0 else 'no difference shown'}"
+        )
         if len(one["pairs"]) > 1:
-            lines.append(f"{'':{width}}  the mean of {len(one['pairs'])} pairs: {', '.join(f'{pair:+.3f}' for pair in one['pairs'])}")
-    return [*lines, "This is the luck of the images for these very networks; that of training again is in Welch's test of replicates."]
+            lines.append(
+                f"{'':{width}}  the mean of {len(one['pairs'])} pairs:"
+                f" {', '.join(f'{pair:+.3f}' for pair in one['pairs'])}"
+            )
+    return [
+        *lines,
+        (
+            "This is the luck of the images for these very networks; that of training again is in Welch's test of"
+            " replicates."
+        ),
+    ]
 
 
 # ---- label by label
@@ -252,7 +354,10 @@ def read_published(path: Path) -> dict[str, float]:
     except (ValueError, csv.Error) as error:
         raise UserError(f"{shown(path)} is no readable CSV ({error}): wanted are lines of label,auc") from error
     if not {"label", "auc"} <= set(reader.fieldnames or ()) or not rows:
-        raise UserError(f"{shown(path)} must have the columns label and auc, and a line for every label; it has {some(reader.fieldnames or ['nothing'])}")
+        raise UserError(
+            f"{shown(path)} must have the columns label and auc, and a line for every label; it has"
+            f" {some(reader.fieldnames or ['nothing'])}"
+        )
     found = {}
     for line, row in rows:
         label = (row["label"] or "").strip()
@@ -261,7 +366,10 @@ def read_published(path: Path) -> dict[str, float]:
         except (TypeError, ValueError):
             value = math.nan
         if not label or label in found or not 0 <= value <= 1:
-            raise UserError(f"{shown(path)}, line {line}: {label!r} with auc {row['auc']!r} will not do: every label once, with an AUC from 0 to 1")
+            raise UserError(
+                f"{shown(path)}, line {line}: {label!r} with auc {row['auc']!r} will not do: every label once, with an"
+                " AUC from 0 to 1"
+            )
         found[label] = value
     return found
 
@@ -269,21 +377,39 @@ def read_published(path: Path) -> dict[str, float]:
 def label_deltas(side: Side, published: dict[str, float]) -> dict:
     """The thesis' table 9: AUC of every label minus the published one, over the runs of a side.
 
-    {"labels": rows of label, published, n, ours, delta, sd (NaN: undefined), "only_ours", "only_published": labels}. Raises
-    UserError for runs without an AUC a label, and when no label is in both.
+    {"labels": rows of label, published, n, ours, delta, sd (NaN: undefined), "only_ours", "only_published": labels}.
+    Raises UserError for runs without an AUC a label, and when no label is in both.
     """
     tables = [{row["class"]: row for row in report["per_class"]} for report in side.reports]
     if not all("auc" in row for one in tables for row in one.values()):
-        raise UserError(f"the reports of {side.name} hold no AUC of the labels, which table 9 compares: give runs of the multi-label study")
+        raise UserError(
+            f"the reports of {side.name} hold no AUC of the labels, which table 9 compares: give runs of the"
+            " multi-label study"
+        )
     both = [label for label in published if label in tables[0]]
     if not both:
-        raise UserError(f"no label of {side.name} is among the published ones ({some(published)}): both must spell them alike")
+        raise UserError(
+            f"no label of {side.name} is among the published ones ({some(published)}): both must spell them alike"
+        )
     rows = []
     for label in both:
         ours = sample([one[label]["auc"] for one in tables])
-        rows.append({"label": label, "published": published[label], "n": ours.n, "ours": ours.mean, "delta": ours.mean - published[label], "sd": ours.sd})
-    return {"name": side.name, "labels": rows, "only_ours": [label for label in tables[0] if label not in published],
-            "only_published": [label for label in published if label not in tables[0]]}
+        rows.append(
+            {
+                "label": label,
+                "published": published[label],
+                "n": ours.n,
+                "ours": ours.mean,
+                "delta": ours.mean - published[label],
+                "sd": ours.sd,
+            }
+        )
+    return {
+        "name": side.name,
+        "labels": rows,
+        "only_ours": [label for label in tables[0] if label not in published],
+        "only_published": [label for label in published if label not in tables[0]],
+    }
 
 
 def delta_lines(found: Sequence[dict], source: Path) -> list[str]:
@@ -291,43 +417,88 @@ def delta_lines(found: Sequence[dict], source: Path) -> list[str]:
     labels = [row["label"] for row in found[0]["labels"]]
     width = max(len("label"), *map(len, labels))
     wide = max(18, *(len(one["name"]) + 4 for one in found))
-    lines = [f"Δ: AUC-ROC of every label minus that of {shown(source)}, mean ± s.d. over the runs (n = {', '.join(str(one['labels'][0]['n']) for one in found)})",
-             f"{'label':{width}}{'published':>11}" + "".join(f"{'Δ ' + one['name']:>{wide}}" for one in found)]
+    lines = [
+        (
+            f"Δ: AUC-ROC of every label minus that of {shown(source)}, mean ± s.d. over the runs (n ="
+            f" {', '.join(str(one['labels'][0]['n']) for one in found)})"
+        ),
+        f"{'label':{width}}{'published':>11}" + "".join(f"{'Δ ' + one['name']:>{wide}}" for one in found),
+    ]
     for number, label in enumerate(labels):
         own = [one["labels"][number] for one in found]
         cells = [_shown(row["delta"], "+.3f") + ("" if math.isnan(row["sd"]) else f" ± {row['sd']:.3f}") for row in own]
         lines.append(f"{label:{width}}{own[0]['published']:11.3f}" + "".join(f"{cell:>{wide}}" for cell in cells))
-    return (lines + [f"without a published figure: {', '.join(found[0]['only_ours'])}"] * bool(found[0]["only_ours"])
-            + [f"published, but not a label here: {', '.join(found[0]['only_published'])}"] * bool(found[0]["only_published"]))
+    return (
+        lines
+        + [f"without a published figure: {', '.join(found[0]['only_ours'])}"] * bool(found[0]["only_ours"])
+        + [f"published, but not a label here: {', '.join(found[0]['only_published'])}"]
+        * bool(found[0]["only_published"])
+    )
 
 
 # ---- the verb
 def main(argv: list[str]) -> None:
-    parser = Parser(description="Compare runs, replicates and published results: Welch's t-test, the paired bootstrap, tables 9 and 10 of the thesis.",
-                    usage="A B [C ...] [--metric NAME,...] [--paired] [--table9 CSV] [--table10] [--json FILE] [--csv FILE]")
-    parser.add_argument("sides", metavar="A", nargs="+",
-                        help="[NAME=] a run folder, folders with commas between them, a glob in quotes, or 0.741±0.007,3; the first is the reference")
-    parser.add_argument("--metric", metavar="NAME", action="append", help="the figures to compare; default: the one that chooses the epoch")
-    parser.add_argument("--paired", action="store_true", help="pair the runs of groups in their order, on the same images")
-    parser.add_argument("--table9", metavar="CSV", type=Path, help="also every label's AUC minus that of a CSV of label,auc")
+    parser = Parser(
+        description=(
+            "Compare runs, replicates and published results: Welch's t-test, the paired bootstrap, tables 9 and 10 of"
+            " the thesis."
+        ),
+        usage="A B [C ...] [--metric NAME,...] [--paired] [--table9 CSV] [--table10] [--json FILE] [--csv FILE]",
+    )
+    parser.add_argument(
+        "sides",
+        metavar="A",
+        nargs="+",
+        help=(
+            "[NAME=] a run folder, folders with commas between them, a glob in quotes, or 0.741±0.007,3; the first is"
+            " the reference"
+        ),
+    )
+    parser.add_argument(
+        "--metric",
+        metavar="NAME",
+        action="append",
+        help="the figures to compare; default: the one that chooses the epoch",
+    )
+    parser.add_argument(
+        "--paired", action="store_true", help="pair the runs of groups in their order, on the same images"
+    )
+    parser.add_argument(
+        "--table9", metavar="CSV", type=Path, help="also every label's AUC minus that of a CSV of label,auc"
+    )
     parser.add_argument("--table10", action="store_true", help="also what `evaluate` prints of each side's runs")
     parser.add_argument("--json", metavar="FILE", type=Path)
     parser.add_argument("--csv", metavar="FILE", type=Path)
-    given = parser.parse_args([re.sub(r"^-(?=[\d.])", "−", word) for word in argv])  # a published mean may be negative, and no option is a number
+    given = parser.parse_args(
+        [re.sub(r"^-(?=[\d.])", "−", word) for word in argv]
+    )  # a published mean may be negative, and no option is a number
 
     published = read_published(given.table9) if given.table9 else None
     found = sides(given.sides)
     task = task_of(found)
     with_runs = [side for side in found if side.runs]
     if len(found) < 2 and not (given.table9 or given.table10):
-        raise UserError("one side alone is compared with nothing: name two or more, or ask for --table9 CSV or --table10")
+        raise UserError(
+            "one side alone is compared with nothing: name two or more, or ask for --table9 CSV or --table10"
+        )
     if not with_runs and (given.paired or given.table9 or given.table10):
-        raise UserError("--paired, --table9 and --table10 are for runs, and only published results were given: name runs too")
-    metrics = list(dict.fromkeys(chain.from_iterable(word.split(",") for word in given.metric or [task.monitor if task else "published"])))
+        raise UserError(
+            "--paired, --table9 and --table10 are for runs, and only published results were given: name runs too"
+        )
+    metrics = list(
+        dict.fromkeys(
+            chain.from_iterable(word.split(",") for word in given.metric or [task.monitor if task else "published"])
+        )
+    )
     if len(metrics) > 1 and len(with_runs) < len(found):
-        raise UserError(f"a published result is of one figure, and --metric asks for {len(metrics)}: compare them one by one")
+        raise UserError(
+            f"a published result is of one figure, and --metric asks for {len(metrics)}: compare them one by one"
+        )
 
-    tests = {metric: contrasts([side.name for side in found], [figure(side, task, metric) for side in found]) for metric in metrics}
+    tests = {
+        metric: contrasts([side.name for side in found], [figure(side, task, metric) for side in found])
+        for metric in metrics
+    }
     pairs, notes = _pairs(task, found, metrics, given.paired)
     deltas = [label_deltas(side, published) for side in with_runs] if given.table9 else []
 
@@ -340,25 +511,44 @@ def main(argv: list[str]) -> None:
     for side in with_runs if given.table10 else []:
         lines += ["", f"{side.name}:", *task.compare(side.reports)]
     synthetic = any(report.get("synthetic") for side in found for report in side.reports)
-    part = next(("test" if "test" in report else "validation" for side in found for report in side.reports), None)  # the same in all
+    part = next(
+        ("test" if "test" in report else "validation" for side in found for report in side.reports), None
+    )  # the same in all
     head = [SYNTHETIC] * synthetic
     head += [PARTS[part]] if part else []
     print("\n".join(head + lines).lstrip("\n"))
     if given.json:
-        write_json(given.json, _plain({"synthetic": synthetic, "part": part, "alpha": ALPHA, "metrics": tests, "paired": pairs, "table9": deltas}))
+        write_json(
+            given.json,
+            _plain(
+                {
+                    "synthetic": synthetic,
+                    "part": part,
+                    "alpha": ALPHA,
+                    "metrics": tests,
+                    "paired": pairs,
+                    "table9": deltas,
+                }
+            ),
+        )
         print(f"wrote {shown(given.json)}")
     if given.csv:
         write_rows(given.csv, [_plain({"metric": metric, **row}) for metric, rows in tests.items() for row in rows])
         print(f"wrote {shown(given.csv)}")
 
 
-def _pairs(task: Task | None, found: Sequence[Side], metrics: Sequence[str], asked: bool) -> tuple[list[dict], list[str]]:
-    """The paired differences to the reference: of all sides with runs when asked for, otherwise of single runs where it can be."""
+def _pairs(
+    task: Task | None, found: Sequence[Side], metrics: Sequence[str], asked: bool
+) -> tuple[list[dict], list[str]]:
+    """The paired differences to the reference: of all sides with runs when asked for, otherwise of single runs where it
+    can be."""
     others = [side for side in found[1:] if side.runs and (asked or len(side.runs) == 1)]
     if asked and task.monitor not in metrics:
         raise UserError(f"--paired compares {task.monitor}, which --metric leaves out: name it there too")
     if asked and not (found[0].runs and others):
-        raise UserError("--paired is for runs on the same images: the first side, the reference, and another must be runs")
+        raise UserError(
+            "--paired is for runs on the same images: the first side, the reference, and another must be runs"
+        )
     if not others or task.monitor not in metrics or not (asked or len(found[0].runs) == 1):
         return [], []
     pairs, notes = [], []

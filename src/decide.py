@@ -23,17 +23,24 @@ def decide(
     task: Problem, tests: Sequence[Logits], calibration: dict, rule: str, out: Path, test_ids: np.ndarray,
     counts: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """Write the submission and return the sum of every class's answers, [C]. `counts` replaces the natural class counts."""
+    """Write the submission and return the sum of every class's answers, [C]. `counts` replaces the natural class
+    counts."""
     answers = task.decide(tests, calibration, rule, counts)
     submission.write(out, tests[0].ids, tests[0].classes, answers, test_ids, task.fault)
     return answers.sum(axis=0)
 
 
 def counts_table(classes: Sequence[str], answered: np.ndarray, expected: np.ndarray) -> list[str]:
-    """How often every class was answered, beside how many of its images the natural frequencies let expect, as lines."""
+    """How often every class was answered, beside how many of its images the natural frequencies let expect, as
+    lines."""
     width = max(28, *map(len, classes))
-    return [f"  {'':{width}}{'answered':>9}{'expected':>10}",
-            *(f"  {name:{width}}{count:9.{0 if answered.dtype.kind in 'iu' else 1}f}{hope:10.1f}" for name, count, hope in zip(classes, answered, expected, strict=True))]
+    return [
+        f"  {'':{width}}{'answered':>9}{'expected':>10}",
+        *(
+            f"  {name:{width}}{count:9.{0 if answered.dtype.kind in 'iu' else 1}f}{hope:10.1f}"
+            for name, count, hope in zip(classes, answered, expected, strict=True)
+        ),
+    ]
 
 
 def merged(paths: Sequence[Path]) -> dict:
@@ -49,18 +56,43 @@ def merged(paths: Sequence[Path]) -> dict:
 
 
 def main(argv: list[str]) -> None:
-    parser = Parser(description="Decide test logits by a rule and write the submission.",
-                    usage="TEST.npz [TEST.npz ...] --calibration FILE [FILE ...] --rule RULE --out CSV [--test test.csv] [--counts FILE | --estimate-counts]")
-    parser.add_argument("tests", metavar="TEST.npz", type=Path, nargs="+", help="one file a network (fold), all of the same images")
-    parser.add_argument("--calibration", metavar="FILE", type=Path, nargs="+", required=True, help="from tune: one for all networks, or one each")
+    parser = Parser(
+        description="Decide test logits by a rule and write the submission.",
+        usage=(
+            "TEST.npz [TEST.npz ...] --calibration FILE [FILE ...] --rule RULE --out CSV [--test test.csv] [--counts"
+            " FILE | --estimate-counts]"
+        ),
+    )
+    parser.add_argument(
+        "tests", metavar="TEST.npz", type=Path, nargs="+", help="one file a network (fold), all of the same images"
+    )
+    parser.add_argument(
+        "--calibration",
+        metavar="FILE",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="from tune: one for all networks, or one each",
+    )
     parser.add_argument("--rule", required=True)
     parser.add_argument("--out", metavar="CSV", type=Path, required=True)
-    parser.add_argument("--test", dest="test_csv", metavar="test.csv", type=Path, help="check the rows against this file")
-    parser.add_argument("--counts", metavar="FILE", type=Path, help="a CSV of class and count: the natural class counts of the test set, when they differ")
-    parser.add_argument("--estimate-counts", action="store_true", help="estimate them from these very logits (needs rule bayes)")
+    parser.add_argument(
+        "--test", dest="test_csv", metavar="test.csv", type=Path, help="check the rows against this file"
+    )
+    parser.add_argument(
+        "--counts",
+        metavar="FILE",
+        type=Path,
+        help="a CSV of class and count: the natural class counts of the test set, when they differ",
+    )
+    parser.add_argument(
+        "--estimate-counts", action="store_true", help="estimate them from these very logits (needs rule bayes)"
+    )
     given = parser.parse_intermixed_args(argv)
     if (given.counts or given.estimate_counts) and given.rule != "bayes":
-        raise UserError(f"rule {given.rule} does not use class counts: --counts and --estimate-counts need --rule bayes")
+        raise UserError(
+            f"rule {given.rule} does not use class counts: --counts and --estimate-counts need --rule bayes"
+        )
     if given.counts and given.estimate_counts:
         raise UserError("--counts and --estimate-counts exclude each other: give one")
     tests, calibration = [read_logits(path) for path in given.tests], merged(given.calibration)
@@ -71,7 +103,11 @@ def main(argv: list[str]) -> None:
         counts = estimate_counts(single_label.posterior(tests, calibration), tests[0].counts)
     test_ids = read_ids(given.test_csv) if given.test_csv else tests[0].ids
     answered = decide(problem, tests, calibration, given.rule, given.out, test_ids, counts)
-    frequency = sum(test.counts for test in tests) / sum(test.rows for test in tests) if counts is None else counts / counts.sum()
+    frequency = (
+        sum(test.counts for test in tests) / sum(test.rows for test in tests)
+        if counts is None
+        else counts / counts.sum()
+    )
     lines = counts_table(classes, answered, frequency * len(test_ids))
     print("\n".join([*lines, f"wrote {shown(given.out)}: {len(test_ids)} rows by rule {given.rule}"]))
 

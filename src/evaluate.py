@@ -1,4 +1,5 @@
-"""The whole validation report of a run: `evaluate.py RUN …` writes RUN/report.json and RUN/per_class.csv. Needs no torch.
+"""The whole validation report of a run: `evaluate.py RUN …` writes RUN/report.json and RUN/per_class.csv. Needs no
+torch.
 
 Several runs are compared.
 """
@@ -13,8 +14,8 @@ from tasks.opened import Opened, open_run
 def evaluate(folder: Path) -> dict:
     """Write the report of the run's task and return it, with the settings and the split that it rests on.
 
-    Test rows whose labels are known are judged too: the run's own test part, or those of a solution.csv, as the synthetic
-    set keeps one.
+    Test rows whose labels are known are judged too: the run's own test part, or those of a solution.csv, as the
+    synthetic set keeps one.
     """
     return _written(open_run(folder))
 

@@ -1,8 +1,9 @@
-"""A study, from its YAML file to its table: `experiment.py FILE [--data DIR] [--demo] [--toy] [--part I/N] [key=value …]`.
+"""A study, from its YAML file to its table: `experiment.py FILE [--data DIR] [--demo] [--toy] [--part I/N] [key=value
+…]`.
 
 Every cell is trained by the main job in a process of its own, and decided here. All state is on disk: a run in runs/, a
-record of every finished cell in studies/NAME/cells/. The same command goes on where it was stopped, and parts of a study
-that were done elsewhere are put together by `--collect DIR …`. Needs no torch.
+record of every finished cell in studies/NAME/cells/. The same command goes on where it was stopped, and parts of a
+study that were done elsewhere are put together by `--collect DIR …`. Needs no torch.
 """
 
 import fcntl
@@ -32,7 +33,8 @@ OUTPUT = "output.log"  # what the main job said, in the run's folder
 
 @dataclass(frozen=True)
 class Data:
-    """Where the cells' data lie (None: the built-in synthetic set), a digest of the label files, and what the main job will take them for."""
+    """Where the cells' data lie (None: the built-in synthetic set), a digest of the label files, and what the main job
+    will take them for."""
 
     folder: Path | None
     labels: str
@@ -53,7 +55,9 @@ def find(given: str | None, slug: str, layout: Layout, want_demo: bool) -> Data:
     source = locate.data_set(given, slug, layout, want_demo)
     if source is None:
         return Data(None, "built-in", True, True)
-    return Data(source.folder, digest(b"".join(path.read_bytes() for path in source.tables)), source.synthetic, want_demo)
+    return Data(
+        source.folder, digest(b"".join(path.read_bytes() for path in source.tables)), source.synthetic, want_demo
+    )
 
 
 # ---- one cell
@@ -83,11 +87,21 @@ def alone(run: Path) -> Iterator[int]:
 
 
 def train(cell: Cell, run: Path, data: Data, lock: int) -> None:
-    """The main job for one run, its output added to the run's output.log. Raises UserError with its last words when it fails."""
-    words = [sys.executable, str(ROOT / "src" / "main.py"), cell.words[0], *data.words, *cell.words[1:], f"name={run.name}"]
+    """The main job for one run, its output added to the run's output.log. Raises UserError with its last words when it
+    fails."""
+    words = [
+        sys.executable,
+        str(ROOT / "src" / "main.py"),
+        cell.words[0],
+        *data.words,
+        *cell.words[1:],
+        f"name={run.name}",
+    ]
     with open(run / OUTPUT, "ab") as log:
         start = log.tell()
-        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, pass_fds=[lock])
+        process = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, pass_fds=[lock]
+        )
         try:
             code = process.wait()
         except BaseException:  # Ctrl-C: what is on disk is whole at any moment
@@ -99,22 +113,34 @@ def train(cell: Cell, run: Path, data: Data, lock: int) -> None:
     said = (run / OUTPUT).read_bytes()[start:].decode(errors="replace").strip().splitlines()
     if code == 0:
         raise UserError(next((line for line in said if line.startswith("PAUSED")), "it ended before it was trained"))
-    last = next((line.removeprefix("error: ") for line in reversed(said) if line.startswith("error: ")), said[-1] if said else "it said nothing")
+    last = next(
+        (line.removeprefix("error: ") for line in reversed(said) if line.startswith("error: ")),
+        said[-1] if said else "it said nothing",
+    )
     raise UserError(f"{last if code > 0 else f'killed by signal {-code}'} (see {shown(run / OUTPUT)})")
 
 
 def record(cell: Cell, run: Path, data: Data, task: Task) -> dict:
-    """The cell's figures, from the run's logits decided by the cell's own rule and temperature; nothing of the run is changed."""
+    """The cell's figures, from the run's logits decided by the cell's own rule and temperature; nothing of the run is
+    changed."""
     opened = open_run(run)
     about, calibration = opened.about, task.calibrate([opened.val], tune.given(cell.config))
     found = Evidence(opened.val, opened.test, calibration, cell.config.rule)
     report = task.report(found, opened.rows) | {"rule": cell.config.rule}
     return {
-        "row": cell.row, "seed": cell.config.seed, "run": run.name,
-        "data": str(data.folder or "built-in"), "labels": data.labels, "synthetic": bool(about["synthetic"]),
-        "part": "test" if "test" in report else "validation", "figures": task.headline(report),
-        "parameters": about["parameters"]["total"], "trainable": about["parameters"]["trainable"], "best_epoch": about["best_epoch"],
-        "seconds": about["timings"].get("train", 0.0), "config": cell.config.model_dump(),
+        "row": cell.row,
+        "seed": cell.config.seed,
+        "run": run.name,
+        "data": str(data.folder or "built-in"),
+        "labels": data.labels,
+        "synthetic": bool(about["synthetic"]),
+        "part": "test" if "test" in report else "validation",
+        "figures": task.headline(report),
+        "parameters": about["parameters"]["total"],
+        "trainable": about["parameters"]["trainable"],
+        "best_epoch": about["best_epoch"],
+        "seconds": about["timings"].get("train", 0.0),
+        "config": cell.config.model_dump(),
     }
 
 
@@ -129,8 +155,12 @@ def work(study: Study, wanted: Sequence[Cell], folder: Path, data: Data) -> tupl
     runs = {run_of[cell.key] for cell in left}
     there = {run for run in runs if finished(run)}
     others = {run.name for run in there} - {one["run"] for one in records.values()}
-    print(f"{len(wanted)} cells of {len({run_of[cell.key] for cell in wanted})} runs: {sum(cell.key in records for cell in wanted)} cells done before, "
-          f"{len(others)} finished runs reused, {len(runs - there)} to train", flush=True)
+    print(
+        f"{len(wanted)} cells of {len({run_of[cell.key] for cell in wanted})} runs:"
+        f" {sum(cell.key in records for cell in wanted)} cells done before, {len(others)} finished runs reused,"
+        f" {len(runs - there)} to train",
+        flush=True,
+    )
 
     failed, times, quiet = [], [], not sys.stdout.isatty()
     with tqdm(total=len(left), desc=folder.name, unit="cell", file=sys.stdout, disable=quiet, leave=False) as bar:
@@ -146,7 +176,9 @@ def work(study: Study, wanted: Sequence[Cell], folder: Path, data: Data) -> tupl
                     records[cell.key] = record(cell, run, data, task)
                     write_json(place[cell.key], records[cell.key])
                 values = {task.headings[name]: records[cell.key]["figures"][name] for name in study.metrics}
-                said = "  ".join(f"{title} {'–' if value is None else f'{value:.3f}'}" for title, value in values.items())
+                said = "  ".join(
+                    f"{title} {'–' if value is None else f'{value:.3f}'}" for title, value in values.items()
+                )
             except UserError as error:
                 failed.append(cell.said)
                 trained, said = True, f"FAILED: {error}"
@@ -181,14 +213,22 @@ def write(table: dict, folder: Path) -> None:
 
 
 def main(argv: list[str]) -> None:
-    parser = Parser(description="Do a study: rows of settings × seeds, to a table.",
-                    usage="FILE [--data DIR] [--demo] [--toy] [--part I/N] [key=value ...] [--collect DIR ...]")
+    parser = Parser(
+        description="Do a study: rows of settings × seeds, to a table.",
+        usage="FILE [--data DIR] [--demo] [--toy] [--part I/N] [key=value ...] [--collect DIR ...]",
+    )
     parser.add_argument("study", metavar="FILE", help="a .yaml file, or its name below configs/experiments/")
     parser.add_argument("--data", metavar="DIR", help="as for the main job")
     parser.add_argument("--demo", action="store_true", help="the built-in synthetic data with quick settings")
     parser.add_argument("--toy", action="store_true", help="the same with tiny networks, to see that the study runs")
     parser.add_argument("--part", metavar="I/N", help="only the I-th of N parts, such as 2/4")
-    parser.add_argument("--collect", metavar="DIR", type=Path, nargs="+", help="studies' folders whose finished cells to make the table of; nothing is trained")
+    parser.add_argument(
+        "--collect",
+        metavar="DIR",
+        type=Path,
+        nargs="+",
+        help="studies' folders whose finished cells to make the table of; nothing is trained",
+    )
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of all rows")
     given = parser.parse_intermixed_args(argv)
     if given.collect and (given.part or given.data):
@@ -203,7 +243,10 @@ def main(argv: list[str]) -> None:
         records = studies.collected(given.collect, asked)
         if not records:
             where = some(shown(folder) for folder in given.collect)
-            raise UserError(f"no cell of {shown(path)} as it is asked here is in {where}: give the same --demo, --toy and key=value as there")
+            raise UserError(
+                f"no cell of {shown(path)} as it is asked here is in {where}: give the same --demo, --toy and key=value"
+                " as there"
+            )
         synthetic = any(one["synthetic"] for one in records.values())
     else:
         task = studies.task_of(asked)
@@ -212,8 +255,16 @@ def main(argv: list[str]) -> None:
             asked = studies.cells(study, path, given.settings, True, True, given.toy, check)
         synthetic = data.synthetic
     folder = home() / "studies" / f"{path.stem}{'-toy' * given.toy}{'-demo' * (synthetic and not given.toy)}"
-    print("\n".join([f"{path.stem}: {study.title}", *[SYNTHETIC] * synthetic,
-                     *[f"note: {' and '.join(rows)} ask for the same here" for rows in studies.same(asked)]]), flush=True)
+    print(
+        "\n".join(
+            [
+                f"{path.stem}: {study.title}",
+                *[SYNTHETIC] * synthetic,
+                *[f"note: {' and '.join(rows)} ask for the same here" for rows in studies.same(asked)],
+            ]
+        ),
+        flush=True,
+    )
     if data:
         mine = part_of(asked, given.part)
         records, failed = work(study, mine, folder, data)
@@ -223,9 +274,15 @@ def main(argv: list[str]) -> None:
                 records[cell.key] = read_json(place)
     table = studies.table(study, asked, records, given.toy)
     write(table, folder)
-    print("\n".join(["", *studies.lines(table), "", f"wrote {shown(folder / 'table.md')}, table.csv and table.json"]), flush=True)
+    print(
+        "\n".join(["", *studies.lines(table), "", f"wrote {shown(folder / 'table.md')}, table.csv and table.json"]),
+        flush=True,
+    )
     if failed:
-        raise UserError(f"{len(failed)} cells failed: {some(failed)}; their sentences stand above: mend it and run the same command again, what is finished is kept")
+        raise UserError(
+            f"{len(failed)} cells failed: {some(failed)}; their sentences stand above: mend it and run the same command"
+            " again, what is finished is kept"
+        )
 
 
 if __name__ == "__main__":

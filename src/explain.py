@@ -32,15 +32,22 @@ def explain(
 ) -> list[dict]:
     """Write the pictures, the sheet and the CSV into `out`; returns the CSV's rows.
 
-    `content` is the logits file whose rows the examples are; `masks` a folder of lung masks, None: the run's own, where it has
-    any. A row's `map` is a kind of `cam.spread`; `energy_in_lungs` is the share of that map inside the lung mask and
-    `lungs_in_image` the mask's share of the image, which is what chance would give; empty where there is no mask, or no map. Raises UserError for images that are not in the data set or cannot be read.
+    `content` is the logits file whose rows the examples are; `masks` a folder of lung masks, None: the run's own, where
+    it has any. A row's `map` is a kind of `cam.spread`; `energy_in_lungs` is the share of that map inside the lung mask
+    and `lungs_in_image` the mask's share of the image, which is what chance would give; empty where there is no mask,
+    or no map. Raises UserError for images that are not in the data set or cannot be read.
     """
     config = task.config
     machine = machinery.pick(config.model_copy(update={"precision": "fp32"}))  # gradients of bf16 are coarse
     every = content.ids.tolist()
     cropper = lungs.build(config.crop, config.masks, home() / "weights", machine.device, every)
-    masker = lungs.Masks(masks, every) if masks else cropper if config.crop != "none" or not config.masks else lungs.Masks(Path(config.masks), every)
+    masker = (
+        lungs.Masks(masks, every)
+        if masks
+        else cropper
+        if config.crop != "none" or not config.masks
+        else lungs.Masks(Path(config.masks), every)
+    )
     net = machine.place(model.build(config, len(content.classes), weights="none"))
     net.load_state_dict(checkpoint.load(run / "best.pt", machine.device, ["model"])["model"])
 
@@ -48,13 +55,20 @@ def explain(
     table = task.read(source).labelled
     place_of = dict(zip(table.ids.tolist(), table.places.tolist(), strict=True))
     if lost := [one for one in ids.tolist() if one not in place_of]:
-        raise UserError(f"{shown(source.folder)} does not have the run's images {some(lost)}: name its own data with --data")
+        raise UserError(
+            f"{shown(source.folder)} does not have the run's images {some(lost)}: name its own data with --data"
+        )
     pack, failed = images_pack.pack(source.images, ids, config.size, place_of, cropper)
     if failed:
-        raise UserError(f"images in {shown(source.images)} cannot be read: {some(f'{name} ({reason})' for name, reason in sorted(failed.items()))}; mend or fetch them again")
+        raise UserError(
+            f"images in {shown(source.images)} cannot be read:"
+            f" {some(f'{name} ({reason})' for name, reason in sorted(failed.items()))}; mend or fetch them again"
+        )
     cropper.ready()  # packed images that were reused did not ask for it
     pixels = np.array(np.load(pack.array, mmap_mode="r")[pack.rows(ids)])
-    maps = cam.weighted(net, torch.from_numpy(pixels)[:, None].to(machine.device), [example.label for example in examples])
+    maps = cam.weighted(
+        net, torch.from_numpy(pixels)[:, None].to(machine.device), [example.label for example in examples]
+    )
 
     rows, tiles = [], []
     for one, image, signed, example in zip(ids.tolist(), pixels, maps, examples, strict=True):
@@ -62,20 +76,48 @@ def explain(
         mask = _mask(source.images / place_of[one], one, cropper, masker, config.size)
         label = str(content.classes[example.label])
         known = mask is not None and kind != "none"
-        rows.append({
-            "id": one, "label": label, "p": round(float(example.p), 6), "why": example.why, "map": kind,
-            "energy_in_lungs": round(cam.energy_share(heat, mask), 4) if known else "", "lungs_in_image": round(float(mask.mean()), 4) if mask is not None else "",
-            "file": f"explain/{re.sub(r'[^A-Za-z0-9]+', '-', label)}-{Path(one).stem}.png",
-        })
-        inside = [f"{rows[-1]['energy_in_lungs']:.0%} of the map in the lungs ({mask.mean():.0%} of the image)"] if known else []
-        tiles.append(Tile(image, heat, kind, [one, f"{label}, p = {example.p:.2f}", example.why, *filter(None, [cam.KINDS[kind]]), *inside], mask))
+        rows.append(
+            {
+                "id": one,
+                "label": label,
+                "p": round(float(example.p), 6),
+                "why": example.why,
+                "map": kind,
+                "energy_in_lungs": round(cam.energy_share(heat, mask), 4) if known else "",
+                "lungs_in_image": round(float(mask.mean()), 4) if mask is not None else "",
+                "file": f"explain/{re.sub(r'[^A-Za-z0-9]+', '-', label)}-{Path(one).stem}.png",
+            }
+        )
+        inside = (
+            [f"{rows[-1]['energy_in_lungs']:.0%} of the map in the lungs ({mask.mean():.0%} of the image)"]
+            if known
+            else []
+        )
+        tiles.append(
+            Tile(
+                image,
+                heat,
+                kind,
+                [one, f"{label}, p = {example.p:.2f}", example.why, *filter(None, [cam.KINDS[kind]]), *inside],
+                mask,
+            )
+        )
 
     synthetic = "SYNTHETIC DATA: " if run.about.get("synthetic") else ""
-    written = {out / row["file"]: overlays.picture(tile._replace(caption=[synthetic + tile.caption[0], *tile.caption[1:]])) for row, tile in zip(rows, tiles, strict=True)}
-    title = f"{synthetic}Grad-CAM of {config.name} ({config.model}), enlarged from {maps.shape[1]} × {maps.shape[2]} positions"
+    written = {
+        out / row["file"]: overlays.picture(tile._replace(caption=[synthetic + tile.caption[0], *tile.caption[1:]]))
+        for row, tile in zip(rows, tiles, strict=True)
+    }
+    title = (
+        f"{synthetic}Grad-CAM of {config.name} ({config.model}), enlarged from {maps.shape[1]} × {maps.shape[2]}"
+        " positions"
+    )
     reasons = {row["why"] for row in rows}
     if len(reasons) == 1:  # said once
-        title, tiles = f"{title}; {rows[0]['why']}", [tile._replace(caption=[line for line in tile.caption if line not in reasons]) for tile in tiles]
+        title, tiles = (
+            f"{title}; {rows[0]['why']}",
+            [tile._replace(caption=[line for line in tile.caption if line not in reasons]) for tile in tiles],
+        )
     written[out / "explain.png"] = overlays.sheet(tiles, title)
     for path, content in written.items():
         write_bytes(path, content)
@@ -99,7 +141,10 @@ def _columns(wanted: str | None, classes: list[str]) -> list[int]:
     for name in names:
         if name not in classes:
             near = difflib.get_close_matches(name, classes, 3, 0.5)
-            raise UserError(f"--labels: the run has no label {name!r}; " + (f"nearest: {some(near)}" if near else f"there are {some(classes, 20)}"))
+            raise UserError(
+                f"--labels: the run has no label {name!r}; "
+                + (f"nearest: {some(near)}" if near else f"there are {some(classes, 20)}")
+            )
     return [classes.index(name) for name in dict.fromkeys(names)]
 
 
@@ -109,33 +154,58 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--data", metavar="DIR", help="the data set, when it no longer lies where the run found it")
     parser.add_argument("--labels", metavar="A,B", help="only images of these labels")
     parser.add_argument("--number", metavar="N", type=int, default=12, help="images at most (12)")
-    parser.add_argument("--masks", metavar="DIR", type=Path, help="lung masks, <stem of the image>.png: how much of each map lies inside")
+    parser.add_argument(
+        "--masks",
+        metavar="DIR",
+        type=Path,
+        help="lung masks, <stem of the image>.png: how much of each map lies inside",
+    )
     parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (RUN/figures)")
     given = parser.parse_args(argv)
     if given.number < 1:
         raise UserError(f"--number {given.number}: ask for at least one image")
     if given.masks and not given.masks.is_dir():
-        raise UserError(f"--masks {given.masks}: there is no such folder; name the one that holds the lung masks, <stem of the image>.png")
+        raise UserError(
+            f"--masks {given.masks}: there is no such folder; name the one that holds the lung masks, <stem of the"
+            " image>.png"
+        )
     opened = open_run(given.run)
     about, task = opened.about, opened.task
     if not (given.run / "best.pt").is_file() or about["state"] not in ("trained", "paused"):
-        raise UserError(f"{shown(given.run)} has no trained network, best.pt, yet: run the command that began it once more (a baseline by probe has none)")
+        raise UserError(
+            f"{shown(given.run)} has no trained network, best.pt, yet: run the command that began it once more (a"
+            " baseline by probe has none)"
+        )
     columns = _columns(given.labels, opened.val.classes.tolist())
     source = prepare.source_of(given.run, about, task, given.data)
     content, examples = task.examples(opened.evidence, columns, given.number)
     out = given.out or given.run / "figures"
     rows = explain(Run(given.run), source, task, content, examples, given.masks, out)
     width = {name: max(len(str(row[name])) for row in rows) for name in ("id", "label")}
-    print("\n".join([
-        *["SYNTHETIC DATA: these pictures say nothing about real radiographs"] * bool(about.get("synthetic")),
-        *(f"{row['id']:{width['id']}}  {row['label']:{width['label']}}  p = {row['p']:.3f}  {row['why']}" + (f"; {cam.KINDS[row['map']]}" if cam.KINDS[row["map"]] else "")
-          for row in rows),
-    ]))
+    print(
+        "\n".join(
+            [
+                *["SYNTHETIC DATA: these pictures say nothing about real radiographs"] * bool(about.get("synthetic")),
+                *(
+                    f"{row['id']:{width['id']}}  {row['label']:{width['label']}}  p = {row['p']:.3f}  {row['why']}"
+                    + (f"; {cam.KINDS[row['map']]}" if cam.KINDS[row["map"]] else "")
+                    for row in rows
+                ),
+            ]
+        )
+    )
     for kind, what in (("grad-cam", "the maps"), ("against", "the maps of what speaks against a label")):
-        shares = [(row["energy_in_lungs"], row["lungs_in_image"]) for row in rows if row["map"] == kind and row["energy_in_lungs"] != ""]
+        shares = [
+            (row["energy_in_lungs"], row["lungs_in_image"])
+            for row in rows
+            if row["map"] == kind and row["energy_in_lungs"] != ""
+        ]
         if shares:
             inside, area = np.mean(shares, axis=0)
-            print(f"inside the lungs: {inside:.0%} of {what} on average, where the lungs are {area:.0%} of the image (images with a mask: {len(shares)})")
+            print(
+                f"inside the lungs: {inside:.0%} of {what} on average, where the lungs are {area:.0%} of the image"
+                f" (images with a mask: {len(shares)})"
+            )
     print(f"wrote {shown(out / 'explain.png')}, explain.csv and {len(rows)} pictures in {shown(out / 'explain')}")
 
 

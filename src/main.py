@@ -1,7 +1,7 @@
 """The main job: `main.py CONFIG [--data DIR] [--demo] [key=value …]`, from images to a valid submission.
 
-Prepare → train → tune → predict → decide → score → report. Each stage leaves files, and a stage whose files are there is
-not done again, so the same command goes on after whatever stopped it.
+Prepare → train → tune → predict → decide → score → report. Each stage leaves files, and a stage whose files are there
+is not done again, so the same command goes on after whatever stopped it.
 """
 
 import numpy as np

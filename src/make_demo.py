@@ -1,4 +1,5 @@
-"""Write a synthetic data set: `make_demo.py DIR [--layout competition|padchest] [--images N] [--size PIXELS] [--seed S]`."""
+"""Write a synthetic data set: `make_demo.py DIR [--layout competition|padchest] [--images N] [--size PIXELS] [--seed
+S]`."""
 
 from pathlib import Path
 
@@ -10,12 +11,20 @@ from images import synthetic
 def main(argv: list[str]) -> None:
     parser = Parser(description="Write a synthetic data set in the layout of a real one.")
     parser.add_argument("folder", metavar="DIR", type=Path)
-    parser.add_argument("--layout", metavar="|".join(synthetic.LAYOUTS), default="competition", help="the competition's, with solution.csv, or PadChest's")
+    parser.add_argument(
+        "--layout",
+        metavar="|".join(synthetic.LAYOUTS),
+        default="competition",
+        help="the competition's, with solution.csv, or PadChest's",
+    )
     parser.add_argument("--images", type=int, default=synthetic.IMAGES)
     parser.add_argument("--size", type=int, default=synthetic.SIZE, help="pixels, width and height")
     parser.add_argument("--seed", type=int, default=synthetic.SEED)
     given = parser.parse_args(argv)
-    *most, last = [f"{given.images} images", *synthetic.make(given.folder, given.images, given.size, given.seed, given.layout)]
+    *most, last = [
+        f"{given.images} images",
+        *synthetic.make(given.folder, given.images, given.size, given.seed, given.layout),
+    ]
     print(f"wrote {', '.join(most)} and {last} to {shown(given.folder)}")
 
 

@@ -23,9 +23,7 @@ def predict(run: Run, prepared: Prepared, task: Task) -> None:
     if about.get("state") not in ("trained", "paused"):
         raise UserError(f"{shown(run.folder)} is not trained to its end: run the command that began it once more")
     if about.get("baseline"):
-        raise UserError(
-            f"{shown(run.folder)} is a baseline ({about['baseline']}) and has no network to predict with"
-        )
+        raise UserError(f"{shown(run.folder)} is a baseline ({about['baseline']}) and has no network to predict with")
     prepare.same(run, prepared)
     classes, machine = np.array(about["classes"]), machinery.pick(config)
     net = machine.place(model.build(config, len(classes), weights="none"))

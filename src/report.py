@@ -1,4 +1,5 @@
-"""The pictures of a run, and a page with them and its tables: `report.py RUN` writes RUN/figures/*.png and RUN/report.html. Needs no torch."""
+"""The pictures of a run, and a page with them and its tables: `report.py RUN` writes RUN/figures/*.png and
+RUN/report.html. Needs no torch."""
 
 import base64
 import csv
@@ -38,21 +39,28 @@ NEEDED = ("log.csv", "folds.csv", "val_logits.npz", "calibration.json", "report.
 def report(folder: Path, labels: Sequence[str] = ()) -> list[Path]:
     """Write the pictures and the page, and return their paths. Nothing is written before all of them are drawn.
 
-    labels: what the pictures of a few labels shall show. Raises UserError for a run that lacks files or whose files do not
-    belong together, and for labels that cannot be drawn.
+    labels: what the pictures of a few labels shall show. Raises UserError for a run that lacks files or whose files do
+    not belong together, and for labels that cannot be drawn.
     """
     run = open_run(folder)
     about = run.about
-    lacking = [name for name in NEEDED if not (folder / name).is_file() and not (name == "log.csv" and "baseline" in about)]
+    lacking = [
+        name for name in NEEDED if not (folder / name).is_file() and not (name == "log.csv" and "baseline" in about)
+    ]
     if lacking:
         raise UserError(f"{shown(folder)} has no {some(lacking)} yet: run the command that began it once more")
     config, task, val, calibration = run.config, run.task, run.val, run.calibration
     if labels and not plots.OF_LABELS & set(task.plots):
-        raise UserError("--labels is for runs with any number of labels an image: the pictures of this one show all its classes")
+        raise UserError(
+            "--labels is for runs with any number of labels an image: the pictures of this one show all its classes"
+        )
     found, rows = read_json(folder / "report.json"), run.rows
     anew = f"make it again with ./run.sh evaluate {shown(folder)}"
     if found.get("rule") != config.rule:
-        raise UserError(f"{shown(folder / 'report.json')} is of rule {found.get('rule')} and the run is now decided by {config.rule}: {anew}")
+        raise UserError(
+            f"{shown(folder / 'report.json')} is of rule {found.get('rule')} and the run is now decided by"
+            f" {config.rule}: {anew}"
+        )
     try:
         if [row["class"] for row in found["per_class"]] != val.classes.tolist():
             raise KeyError("the run's classes")
@@ -60,8 +68,18 @@ def report(folder: Path, labels: Sequence[str] = ()) -> list[Path]:
         headline = task.headline(found)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{shown(folder / 'report.json')} lacks {error}: {anew}") from error
-    material = Material(bool(about.get("synthetic")), _history(folder, task), about.get("best_epoch"), task.monitor, config.rule, val,
-                        _labelled(run, found), calibration, found, labels)
+    material = Material(
+        bool(about.get("synthetic")),
+        _history(folder, task),
+        about.get("best_epoch"),
+        task.monitor,
+        config.rule,
+        val,
+        _labelled(run, found),
+        calibration,
+        found,
+        labels,
+    )
     pictures = [(picture, picture.png()) for picture in plots.draw(task.plots, material)]
 
     page = _page(config, about, headline, printed, found["per_class"], rows, pictures)
@@ -77,7 +95,10 @@ def _labelled(run: Opened, found: dict) -> Logits | None:
     path = run.folder / "test_logits.npz"
     if not path.is_file():
         if "test" in found:
-            raise UserError(f"{shown(run.folder)} has no test_logits.npz, and its report is of the test part: run the command that began it once more")
+            raise UserError(
+                f"{shown(run.folder)} has no test_logits.npz, and its report is of the test part: run the command that"
+                " began it once more"
+            )
         return None
     test = read_logits(path)
     return None if np.isnan(test.targets).all() else test
@@ -92,40 +113,61 @@ def _history(folder: Path, task: Task) -> list[dict[str, str]]:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         for row in rows:
-            row["stage"], _ = str(row["stage"]), [float(row[name]) for name in ("epoch", "train_loss", "val_loss", task.monitor, "lr")]
+            row["stage"], _ = (
+                str(row["stage"]),
+                [float(row[name]) for name in ("epoch", "train_loss", "val_loss", task.monitor, "lr")],
+            )
     except (KeyError, ValueError, TypeError, csv.Error) as error:
-        raise UserError(f"{shown(path)} is damaged ({type(error).__name__} {error}): run the command that began the run once more") from error
+        raise UserError(
+            f"{shown(path)} is damaged ({type(error).__name__} {error}): run the command that began the run once more"
+        ) from error
     return rows
 
 
 # ---- the page
 def _page(
-    config: settings.Config, about: dict, headline: Mapping[str, float | None], printed: str, per_class: Sequence[dict],
-    rows: Mapping[str, Mapping[str, str]], pictures: Sequence[tuple[Picture, bytes]],
+    config: settings.Config,
+    about: dict,
+    headline: Mapping[str, float | None],
+    printed: str,
+    per_class: Sequence[dict],
+    rows: Mapping[str, Mapping[str, str]],
+    pictures: Sequence[tuple[Picture, bytes]],
 ) -> str:
     """One page of HTML without scripts, links or anything outside itself."""
     synthetic = f'<p class="warning">{SYNTHETIC}</p>' if about.get("synthetic") else ""
     drawn = "\n".join(
         f'<figure><img alt="{_text(picture.name)}" width="{round(picture.figure.get_figwidth() * 96)}" '
         f'src="data:image/png;base64,{base64.b64encode(content).decode()}">'
-        f"<figcaption>{_text(picture.caption)}</figcaption></figure>" for picture, content in pictures
+        f"<figcaption>{_text(picture.caption)}</figcaption></figure>"
+        for picture, content in pictures
     )
     facts = {
-        "state": about["state"], "best epoch": about.get("best_epoch"), "baseline": about.get("baseline"),
-        "parameters": _inline(about.get("parameters")), "seed": about.get("seed"),
-        "machine": about.get("machine"), "numbers": about.get("dtype"), "commit": about.get("commit"), **about.get("versions", {}),
+        "state": about["state"],
+        "best epoch": about.get("best_epoch"),
+        "baseline": about.get("baseline"),
+        "parameters": _inline(about.get("parameters")),
+        "seed": about.get("seed"),
+        "machine": about.get("machine"),
+        "numbers": about.get("dtype"),
+        "commit": about.get("commit"),
+        **about.get("versions", {}),
         **{f"{stage}, seconds": seconds for stage, seconds in about.get("timings", {}).items()},
-        "digest of the data": about.get("digest"), "digest of the split": about.get("split"),
+        "digest of the data": about.get("digest"),
+        "digest of the split": about.get("split"),
     }
     images, patients = Counter(), defaultdict(set)
     for row in rows.values():
         images[row.get("part", "")] += 1
         patients[row.get("part", "")].add(row.get("patient") or "")
     known = "patient" in next(iter(rows.values()), {})
-    parts = [{"part": part, "images": number, **({"patients": len(patients[part] - {""})} if known else {})} for part, number in images.items()]
+    parts = [
+        {"part": part, "images": number, **({"patients": len(patients[part] - {""})} if known else {})}
+        for part, number in images.items()
+    ]
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{_text(config.name)}{' (synthetic data)' * bool(synthetic)}</title><style>{STYLE}</style></head>
+<title>{_text(config.name)}{" (synthetic data)" * bool(synthetic)}</title><style>{STYLE}</style></head>
 <body>{synthetic}
 <h1>{_text(config.name)}</h1>
 <p>{_text(config.model)} at {config.size} pixels, rule {_text(config.rule)}. Not for clinical use.</p>
@@ -165,8 +207,20 @@ def _joined(rows: Iterable[dict]) -> list[dict[str, str]]:
     found = []
     for row in rows:
         ends = {name for name in row if name.endswith(("_low", "_high"))}
-        found.append({name: _cell(value) + (f" [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]" if row.get(f"{name}_low") is not None else "")
-                      for name, value in row.items() if name not in ends})
+        found.append(
+            {
+                name: (
+                    _cell(value)
+                    + (
+                        f" [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
+                        if row.get(f"{name}_low") is not None
+                        else ""
+                    )
+                )
+                for name, value in row.items()
+                if name not in ends
+            }
+        )
     return found
 
 
@@ -174,19 +228,32 @@ def _table(rows: Sequence[Mapping]) -> str:
     if not rows:
         return ""
     head = "".join(f"<th>{_text(name.replace('_', ' '))}</th>" for name in rows[0])
-    body = "\n".join("<tr>" + "".join(f"<td>{_text(_cell(value))}</td>" for value in row.values()) + "</tr>" for row in rows)
+    body = "\n".join(
+        "<tr>" + "".join(f"<td>{_text(_cell(value))}</td>" for value in row.values()) + "</tr>" for row in rows
+    )
     return f'<div class="wide"><table><tr>{head}</tr>\n{body}</table></div>'
 
 
 def _pairs(values: Mapping[str, object]) -> str:
-    return "<table>" + "\n".join(f"<tr><td>{_text(name)}</td><td>{_text(value)}</td></tr>" for name, value in values.items()) + "</table>"
+    return (
+        "<table>"
+        + "\n".join(f"<tr><td>{_text(name)}</td><td>{_text(value)}</td></tr>" for name, value in values.items())
+        + "</table>"
+    )
 
 
 def main(argv: list[str]) -> None:
-    parser = Parser(description="Draw a run and put it on a page: RUN/figures/*.png and RUN/report.html.", usage="RUN [--labels NAME,NAME,...]")
+    parser = Parser(
+        description="Draw a run and put it on a page: RUN/figures/*.png and RUN/report.html.",
+        usage="RUN [--labels NAME,NAME,...]",
+    )
     parser.add_argument("run", metavar="RUN", type=Path)
-    parser.add_argument("--labels", metavar="NAME,NAME,...", default="",
-                        help="for the pictures that show a few of many labels; otherwise the four with most positives")
+    parser.add_argument(
+        "--labels",
+        metavar="NAME,NAME,...",
+        default="",
+        help="for the pictures that show a few of many labels; otherwise the four with most positives",
+    )
     given = parser.parse_args(argv)
     labels = list(dict.fromkeys(name.strip() for name in given.labels.split(",") if name.strip()))
     for path in report(given.run, labels):

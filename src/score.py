@@ -1,4 +1,5 @@
-"""Score offline: `score.py RUN` its validation fold, `score.py SUBMISSION.csv TRUTH.csv` a submission. Needs no torch."""
+"""Score offline: `score.py RUN` its validation fold, `score.py SUBMISSION.csv TRUTH.csv` a submission. Needs no
+torch."""
 
 from pathlib import Path
 

@@ -30,7 +30,9 @@ def arguments(description: str, argv: list[str]) -> Namespace:
     parser.add_argument("config", help="a name below configs/, or a .yaml file")
     parser.add_argument("--data", metavar="DIR", help="folder of the data set (README: Where the data goes)")
     parser.add_argument("--demo", action="store_true", help="the built-in synthetic data with quick settings")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings that replace those of the configuration")
+    parser.add_argument(
+        "settings", nargs="*", metavar="key=value", help="settings that replace those of the configuration"
+    )
     return parser.parse_intermixed_args(argv)
 
 
@@ -51,7 +53,8 @@ def begin(given: Namespace) -> tuple[Task, Source, Run]:
         changed = settings.differences(config.meaning_of(run.about["config"]), config.meaning)
         if changed:
             raise UserError(
-                f"{folder} was made with other settings: {some(changed)}; give this run another name=, or delete {folder}"
+                f"{folder} was made with other settings: {some(changed)}; give this run another name=, or delete"
+                f" {folder}"
             )
     return task, source, run
 

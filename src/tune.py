@@ -1,7 +1,7 @@
 """Fit every decision rule on validation logits: `tune.py VAL.npz … --out calibration.json`. Needs no torch.
 
-Several files are the folds of a cross-validation: each network is calibrated on its own rows. The files say which kind of
-problem they are of.
+Several files are the folds of a cross-validation: each network is calibrated on its own rows. The files say which kind
+of problem they are of.
 """
 
 from collections.abc import Sequence
@@ -33,11 +33,17 @@ def main(argv: list[str]) -> None:
         description="Fit every decision rule on validation logits.",
         usage="VAL.npz [VAL.npz ...] [--out FILE] [--temperature T] [--costs TP FP FN]",
     )
-    parser.add_argument("vals", metavar="VAL.npz", type=Path, nargs="+", help="one file a network (fold), each with its own images")
+    parser.add_argument(
+        "vals", metavar="VAL.npz", type=Path, nargs="+", help="one file a network (fold), each with its own images"
+    )
     parser.add_argument("--out", metavar="FILE", type=Path, default=Path("calibration.json"))
     parser.add_argument("--temperature", type=float, help="keep this temperature instead of tuning it")
     parser.add_argument(
-        "--costs", type=float, nargs=3, metavar=("TP", "FP", "FN"), help="reward of a hit, cost of a false alarm, of a miss (1 1 5)"
+        "--costs",
+        type=float,
+        nargs=3,
+        metavar=("TP", "FP", "FN"),
+        help="reward of a hit, cost of a false alarm, of a miss (1 1 5)",
     )
     asked = parser.parse_args(argv)
     low, high = TEMPERATURES

@@ -1,10 +1,10 @@
 """The proof of the decision layer: `worlds.py [--seeds N]` runs every rule in worlds whose posterior is known exactly.
 
-A world is a Gaussian feature for every class, x_c ~ N(m_c, 1) in images of class c and N(0, 1) in others, so the evidence
-m_c·x_c − m_c²/2 is the class's exact log-likelihood ratio. What a network would say of it is then distorted: by its
-sampler, by a wrong scale, by label smoothing, by noise, by a bias of single classes. Rules are fitted on a validation fold
-of the competition's size and class counts. Their scores are expectations under the exact posterior, so no luck of test
-labels is in them. Not part of the main path; needs no torch.
+A world is a Gaussian feature for every class, x_c ~ N(m_c, 1) in images of class c and N(0, 1) in others, so the
+evidence m_c·x_c − m_c²/2 is the class's exact log-likelihood ratio. What a network would say of it is then distorted:
+by its sampler, by a wrong scale, by label smoothing, by noise, by a bias of single classes. Rules are fitted on a
+validation fold of the competition's size and class counts. Their scores are expectations under the exact posterior, so
+no luck of test labels is in them. Not part of the main path; needs no torch.
 """
 
 import argparse
@@ -23,7 +23,9 @@ from core.files import shown, write_json
 from core.logits_file import Logits
 
 # The competition's training counts, in column order (the last is No Finding).
-COUNTS = np.array([2351, 600, 651, 326, 2156, 172, 389, 37, 5206, 1249, 1527, 608, 160, 1114, 44, 5, 24, 254, 91, 34079])
+COUNTS = np.array(
+    [2351, 600, 651, 326, 2156, 172, 389, 37, 5206, 1249, 1527, 608, 160, 1114, 44, 5, 24, 254, 91, 34079]
+)
 NATURAL = COUNTS / COUNTS.sum()
 VALIDATION = np.repeat(np.arange(20), np.round(COUNTS * 0.2).astype(int))  # the true classes of a fold, 10,209 images
 RARE = COUNTS < 400
@@ -33,7 +35,8 @@ PUBLIC = ("thresholds", "bias", "power")
 @dataclass(frozen=True)
 class World:
     name: str
-    signal: float = 1.4  # mean of m_c, the distance between a class and the rest in standard deviations; single classes within ±30 %
+    # mean of m_c, the distance between a class and the rest in standard deviations; single classes within ±30 %
+    signal: float = 1.4
     sampler: float = 0.0  # exponent: the network learns the prior n^(1 − sampler)
     scale: float = 1.0  # of its logits: above 1 over-confident, below under-confident
     smoothing: float = 0.0  # of its labels
@@ -45,7 +48,14 @@ class World:
     def parameters(self) -> str:
         """What differs from a faithful network with the usual signal, as `sampler 0.5, noise 0.7`."""
         usual = World("")
-        return ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in vars(self).items() if key != "name" and value != getattr(usual, key)) or "—"
+        return (
+            ", ".join(
+                f"{key.replace('_', ' ')} {value:g}"
+                for key, value in vars(self).items()
+                if key != "name" and value != getattr(usual, key)
+            )
+            or "—"
+        )
 
 
 SAMPLERS = (("natural", 0.0), ("√ sampler", 0.5), ("balanced", 1.0))
@@ -69,8 +79,8 @@ WORLDS = (
 
 @dataclass(frozen=True)
 class Sample:
-    """Rows of a world: what the network says, the exact posterior, the posterior given only what it says, all [N, C] (logits [V, N, C]),
-    and the weight [N] that turns the rows into naturally distributed ones."""
+    """Rows of a world: what the network says, the exact posterior, the posterior given only what it says, all [N, C]
+    (logits [V, N, C]), and the weight [N] that turns the rows into naturally distributed ones."""
 
     logits: np.ndarray
     exact: np.ndarray
@@ -81,7 +91,8 @@ class Sample:
 def simulate(world: World, seed: int, rows: int) -> tuple[Logits, Sample]:
     """A labelled validation fold and `rows` unlabelled rows to decide, both of the same network.
 
-    Half of the latter are drawn with equal class frequencies, or rare classes would hardly be among them; the weights undo it.
+    Half of the latter are drawn with equal class frequencies, or rare classes would hardly be among them; the weights
+    undo it.
     """
     rng = np.random.default_rng([seed, 26])
     means = world.signal * (1 + 0.3 * rng.uniform(-1, 1, 20))
@@ -101,8 +112,12 @@ def simulate(world: World, seed: int, rows: int) -> tuple[Logits, Sample]:
         # noise of variance τ² on evidence of variance m² leaves the log-likelihood ratio m²/(m² + τ²) of what is heard
         left = means**2 / (means**2 + deviation**2 / world.views)
         natural, equal = (np.log(np.exp(evidence) @ frequency) for frequency in (NATURAL, np.full(20, 1 / 20)))
-        return Sample(world.scale * logits, softmax(evidence + np.log(NATURAL)), softmax(left * heard.mean(axis=0) + np.log(NATURAL)),
-                      2 / (1 + np.exp(equal - natural)))
+        return Sample(
+            world.scale * logits,
+            softmax(evidence + np.log(NATURAL)),
+            softmax(left * heard.mean(axis=0) + np.log(NATURAL)),
+            2 / (1 + np.exp(equal - natural)),
+        )
 
     val = draw(VALIDATION)
     half = rng.choice(20, rows // 2, p=NATURAL), rng.integers(0, 20, rows - rows // 2)
@@ -111,19 +126,29 @@ def simulate(world: World, seed: int, rows: int) -> tuple[Logits, Sample]:
 
 
 def _file(logits: np.ndarray, targets: np.ndarray, names: np.ndarray, prior: np.ndarray) -> Logits:
-    return Logits(np.arange(len(targets)).astype(str), np.float32(logits), np.float32(targets), names, COUNTS, int(COUNTS.sum()), prior)
+    return Logits(
+        np.arange(len(targets)).astype(str),
+        np.float32(logits),
+        np.float32(targets),
+        names,
+        COUNTS,
+        int(COUNTS.sum()),
+        prior,
+    )
 
 
 def expected_score(answers: np.ndarray, sample: Sample, costs: Costs = Costs()) -> float:
-    """The score of answers [N] on a large test set of naturally distributed rows: −fn + mean_c E[((tp + fp + fn)·p_c − fp)·1(answer c)] / π_c,
-    p the exact posterior."""
+    """The score of answers [N] on a large test set of naturally distributed rows: −fn + mean_c E[((tp + fp + fn)·p_c −
+    fp)·1(answer c)] / π_c, p the exact posterior."""
     chosen = sample.exact[np.arange(len(answers)), answers]
     earned = ((costs.tp + costs.fp + costs.fn) * chosen - costs.fp) / NATURAL[answers]
     return float((earned * sample.weight).mean() / 20 - costs.fn)
 
 
 def one_temperature(val: Logits) -> Posterior:
-    """The simpler estimator that the Bayes rule is measured against: softmax(z/T + log π_natural − log π_train), T by its likelihood."""
+    """The simpler estimator that the Bayes rule is measured against: softmax(z/T + log π_natural − log π_train), T by
+    its likelihood."""
+
     def posterior(log_temperature: float) -> Posterior:
         slope = math.exp(-log_temperature)
         return Posterior(np.full(20, slope), -(1 - slope) * np.log(val.prior))
@@ -131,35 +156,50 @@ def one_temperature(val: Logits) -> Posterior:
     low, high, golden = math.log(0.2), math.log(5), (math.sqrt(5) - 1) / 2
     for _ in range(18):  # golden-section search, to 0.05 %
         left, right = high - golden * (high - low), low + golden * (high - low)
-        better = nll(posterior(left).probabilities(val), truth_of(val)) < nll(posterior(right).probabilities(val), truth_of(val))
+        better = nll(posterior(left).probabilities(val), truth_of(val)) < nll(
+            posterior(right).probabilities(val), truth_of(val)
+        )
         low, high = (low, right) if better else (left, high)
     return posterior((low + high) / 2)
 
 
 def scores(world: World, seed: int, rows: int) -> dict[str, float]:
-    """The expected score of the exact and of the knowable best decision, of every rule, and of `bayes` with one temperature only."""
+    """The expected score of the exact and of the knowable best decision, of every rule, and of `bayes` with one
+    temperature only."""
     val, sample = simulate(world, seed, rows)
     test = _file(sample.logits, np.full(sample.exact.shape, np.nan), val.classes, val.prior)
-    answers = {name: bayes_scores(p, NATURAL, Costs()).argmax(axis=1) for name, p in
-               (("exact", sample.exact), ("knowable", sample.knowable), ("one temperature", one_temperature(val).probabilities(test)))}
+    answers = {
+        name: bayes_scores(p, NATURAL, Costs()).argmax(axis=1)
+        for name, p in (
+            ("exact", sample.exact),
+            ("knowable", sample.knowable),
+            ("one temperature", one_temperature(val).probabilities(test)),
+        )
+    }
     for name, rule in RULES.items():
         answers[name] = rule.answers([test], [rule.fit(val, Costs())], Costs())
     return {name: expected_score(answer, sample) for name, answer in answers.items()}
 
 
 def prove(worlds: Sequence[World], seeds: int, rows: int, tell: Callable[[str], None]) -> list[dict]:
-    """Every world over the seeds: mean and standard deviation of the scores, of the regrets, and how far public rules are ahead."""
+    """Every world over the seeds: mean and standard deviation of the scores, of the regrets, and how far public rules
+    are ahead."""
     results = []
     for world in worlds:
         found = [scores(world, seed, rows) for seed in range(seeds)]
         of = {name: np.array([one[name] for one in found]) for name in found[0]}
         ahead = {name: of[name] - of["bayes"] for name in PUBLIC}
         result = {
-            "world": world.name, "parameters": world.parameters(), "seeds": seeds,
+            "world": world.name,
+            "parameters": world.parameters(),
+            "seeds": seeds,
             "scores": {name: _spread(values) for name, values in of.items()},
-            "regret_exact": _spread(of["exact"] - of["bayes"]), "regret_knowable": _spread(of["knowable"] - of["bayes"]),
+            "regret_exact": _spread(of["exact"] - of["bayes"]),
+            "regret_knowable": _spread(of["knowable"] - of["bayes"]),
             "regret_one_temperature": _spread(of["knowable"] - of["one temperature"]),
-            "public_ahead": [name for name, values in ahead.items() if values.mean() > 2 * values.std(ddof=1) / math.sqrt(seeds)],
+            "public_ahead": [
+                name for name, values in ahead.items() if values.mean() > 2 * values.std(ddof=1) / math.sqrt(seeds)
+            ],
         }
         results.append(result)
         tell(line(result))
@@ -174,7 +214,9 @@ COLUMNS = ("exact", "knowable", "bayes", "argmax", "temperature", *PUBLIC)
 
 
 def header() -> str:
-    return f"{'world':26}{'parameters':40}" + "".join(f"{name:>14}" for name in (*COLUMNS, "to exact", "to knowable", "one temp."))
+    return f"{'world':26}{'parameters':40}" + "".join(
+        f"{name:>14}" for name in (*COLUMNS, "to exact", "to knowable", "one temp.")
+    )
 
 
 def line(result: dict) -> str:
@@ -185,11 +227,16 @@ def line(result: dict) -> str:
 
 
 def verdict(results: Sequence[dict]) -> list[str]:
-    worst, single = (max(results, key=lambda result: result[key]["mean"]) for key in ("regret_knowable", "regret_one_temperature"))
+    worst, single = (
+        max(results, key=lambda result: result[key]["mean"]) for key in ("regret_knowable", "regret_one_temperature")
+    )
     ahead = [f"{name} in {result['world']}" for result in results for name in result["public_ahead"]]
     return [
-        f"bayes: largest mean regret to the knowable best {worst['regret_knowable']['mean']:.3f}, in {worst['world']} (aim: 0.03); "
-        f"with one temperature only {single['regret_one_temperature']['mean']:.3f}, in {single['world']}",
+        (
+            f"bayes: largest mean regret to the knowable best {worst['regret_knowable']['mean']:.3f}, in"
+            f" {worst['world']} (aim: 0.03); with one temperature only {single['regret_one_temperature']['mean']:.3f},"
+            f" in {single['world']}"
+        ),
         f"public rules ahead of bayes by more than two paired standard errors: {', '.join(ahead) or 'none'}",
     ]
 
@@ -204,8 +251,12 @@ def main(argv: list[str]) -> None:
         raise UserError("--seeds must be 2 or more, and --rows 1000 or more")
     if given.json and (given.json.is_dir() or not given.json.absolute().parent.is_dir()):
         raise UserError(f"--json {given.json}: name a file in a folder that exists")
-    print("scores: mean ± s.d. over the seeds, expected under the exact posterior; the last three columns: regret of bayes to the decision by the exact\n"
-          "posterior and to the best decision that these logits allow, and the latter for bayes with one temperature only\n" + header(), flush=True)
+    print(
+        "scores: mean ± s.d. over the seeds, expected under the exact posterior; the last three columns: regret of"
+        " bayes to the decision by the exact\nposterior and to the best decision that these logits allow, and the"
+        " latter for bayes with one temperature only\n" + header(),
+        flush=True,
+    )
     results = prove(WORLDS, given.seeds, given.rows, lambda text: print(text, flush=True))
     print("\n".join(verdict(results)))
     if given.json:

@@ -16,7 +16,17 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the real sample data in ../shared is not here")
 
 # A network that a CPU trains in a second, on images as small as a configuration allows.
-TINY = ["model=test_convnext", "weights=none", "size=32", "epochs=3", "frozen_epochs=1", "batch=16", "lr=1e-3", "val_fraction=0.36", "workers=0"]
+TINY = [
+    "model=test_convnext",
+    "weights=none",
+    "size=32",
+    "epochs=3",
+    "frozen_epochs=1",
+    "batch=16",
+    "lr=1e-3",
+    "val_fraction=0.36",
+    "workers=0",
+]
 
 
 @dataclass

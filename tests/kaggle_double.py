@@ -3,6 +3,7 @@
 It speaks the wire protocol of the clients 2.2.x (camelCase JSON, `POST /api/v1/<service>/<Method>`), really runs the
 Python scripts that are pushed, in a folder laid out like /kaggle, and misbehaves on request (see `Double.faults`).
 """
+
 from __future__ import annotations
 
 import base64
@@ -19,7 +20,7 @@ import threading
 import unicodedata
 import zipfile
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -31,9 +32,12 @@ KEY = "a-secret-that-must-never-be-seen"
 MAX_SOURCE_BYTES = 1_000_000
 SERVICES = {
     "security.OAuthService": "IntrospectToken",
-    "competitions.CompetitionApiService":
-        "ListDataFiles DownloadDataFiles StartSubmissionUpload CreateSubmission GetSubmissionLimits ListSubmissions",
-    "kernels.KernelsApiService": "SaveKernel GetKernelSessionStatus ListKernelSessionOutput GetAcceleratorQuotaStatistics",
+    "competitions.CompetitionApiService": (
+        "ListDataFiles DownloadDataFiles StartSubmissionUpload CreateSubmission GetSubmissionLimits ListSubmissions"
+    ),
+    "kernels.KernelsApiService": (
+        "SaveKernel GetKernelSessionStatus ListKernelSessionOutput GetAcceleratorQuotaStatistics"
+    ),
     "datasets.DatasetApiService": "GetDatasetStatus CreateDataset",
     "blobs.BlobApiService": "StartBlobUpload",
 }  # the calls that are answered: each is a method of Double with its name on the wire
@@ -68,7 +72,9 @@ class Run:
         code = self.process.poll()
         if code is None:
             return {"status": "RUNNING"}
-        return {"status": "COMPLETE"} if code == 0 else {"status": "ERROR", "failureMessage": f"Exited with code {code}"}
+        return (
+            {"status": "COMPLETE"} if code == 0 else {"status": "ERROR", "failureMessage": f"Exited with code {code}"}
+        )
 
     def kill(self) -> bool:
         """End the process and all that it started; whether it still ran."""
@@ -98,11 +104,13 @@ def files_under(folder: Path) -> list[str]:
 
 
 class Double:
-    """A loopback stand-in for the Kaggle service that speaks its wire protocol to the unmodified client, and really runs what is pushed.
+    """A loopback stand-in for the Kaggle service that speaks its wire protocol to the unmodified client, and really
+    runs what is pushed.
 
     There is one machine: a push ends whatever still runs. `faults` maps a misbehaviour to how many more times it
     happens: rules, push_error, invalid_sources, missing_after_push, throttled, cut, error_page, stale_output,
-    upload_failed, session_limit, daily_limit (only refused submissions count this one down, not questions after the limit).
+    upload_failed, session_limit, daily_limit (only refused submissions count this one down, not questions after the
+    limit).
     """
 
     def __init__(self, folder: Path, data: Path, slug: str, mount: str = "new") -> None:
@@ -154,8 +162,15 @@ class Double:
     def environment(self, home: Path) -> dict[str, str]:
         """The variables that send the unmodified client here, and nothing anywhere else."""
         return {
-            "KAGGLE_API_ENVIRONMENT": "LOCALHOST", "http_proxy": self.url, "https_proxy": DEAD_PROXY, "no_proxy": "", "NO_PROXY": "",
-            "HOME": str(home), "KAGGLE_USERNAME": USERNAME, "KAGGLE_KEY": KEY}
+            "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
+            "http_proxy": self.url,
+            "https_proxy": DEAD_PROXY,
+            "no_proxy": "",
+            "NO_PROXY": "",
+            "HOME": str(home),
+            "KAGGLE_USERNAME": USERNAME,
+            "KAGGLE_KEY": KEY,
+        }
 
     def fault(self, name: str) -> bool:
         """Whether this misbehaviour is due now; counts it down."""
@@ -192,8 +207,13 @@ class Double:
 
     def ListDataFiles(self, body: dict[str, Any]) -> dict[str, Any]:
         names, following = self._page(files_under(self.data), body, int(body.get("pageToken") or 0))
-        return {"nextPageToken": str(following or ""), "files": [
-            {"name": n, "totalBytes": (self.data / n).stat().st_size, "creationDate": "2026-03-02T00:00:00Z"} for n in names]}
+        return {
+            "nextPageToken": str(following or ""),
+            "files": [
+                {"name": n, "totalBytes": (self.data / n).stat().st_size, "creationDate": "2026-03-02T00:00:00Z"}
+                for n in names
+            ],
+        }
 
     def DownloadDataFiles(self, body: dict[str, Any]) -> dict[str, Any]:
         archive = self.folder / f"{self.slug}.zip"
@@ -220,9 +240,17 @@ class Double:
         content, name = self._uploaded(body.get("blobFileTokens", ""))
         message, ref = body.get("submissionDescription", ""), len(self._submitted) + 1
         self.submissions.append((content, message))
-        self._submitted.append({
-            "ref": ref, "fileName": name, "description": message, "totalBytes": len(content), "status": "COMPLETE",
-            "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ"), "publicScore": self.public_score})
+        self._submitted.append(
+            {
+                "ref": ref,
+                "fileName": name,
+                "description": message,
+                "totalBytes": len(content),
+                "status": "COMPLETE",
+                "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+                "publicScore": self.public_score,
+            }
+        )
         return {"message": f"Successfully submitted to {self.slug}", "ref": ref}
 
     def _uploaded(self, token: str) -> tuple[bytes, str]:
@@ -278,15 +306,23 @@ class Double:
             sources[f"competitions/{self.slug}" if self.mount == "new" else self.slug] = self.data
         datasets = body.get("datasetDataSources", [])
         for name in [one for one in datasets if one in self.datasets]:
-            sources[f"datasets/{name}" if self.mount == "new" else name.partition("/")[2]] = kept = self.folder / "datasets" / name
+            sources[f"datasets/{name}" if self.mount == "new" else name.partition("/")[2]] = kept = (
+                self.folder / "datasets" / name
+            )
             kept.mkdir(parents=True, exist_ok=True)
             for file, content in self.datasets[name].items():
                 (kept / file).write_bytes(content)
         slug = slugify(title)
         run = self._start(slug, text, sources)
-        reply = {"ref": f"/code/{owner}/{slug}", "url": f"https://www.kaggle.com/code/{owner}/{slug}", "versionNumber": run.version,
-                 "kernelId": 1 + list(self._runs).index(slug), "invalidCompetitionSources": bad_competitions,
-                 "invalidKernelSources": bad_kernels, "invalidDatasetSources": [one for one in datasets if one not in self.datasets]}
+        reply = {
+            "ref": f"/code/{owner}/{slug}",
+            "url": f"https://www.kaggle.com/code/{owner}/{slug}",
+            "versionNumber": run.version,
+            "kernelId": 1 + list(self._runs).index(slug),
+            "invalidCompetitionSources": bad_competitions,
+            "invalidKernelSources": bad_kernels,
+            "invalidDatasetSources": [one for one in datasets if one not in self.datasets],
+        }
         return {key: value for key, value in reply.items() if value != []}
 
     def _set_current_aside(self) -> None:
@@ -314,12 +350,23 @@ class Double:
         script.write_bytes(text.encode())
         home.mkdir(exist_ok=True)
         environment = {name: os.environ[name] for name in ("PATH", "OMP_NUM_THREADS") if name in os.environ} | {
-            "HOME": str(home), "CXR_KAGGLE": str(self.kaggle), "NO_ALBUMENTATIONS_UPDATE": "1",
-            "http_proxy": DEAD_PROXY, "https_proxy": DEAD_PROXY}
+            "HOME": str(home),
+            "CXR_KAGGLE": str(self.kaggle),
+            "NO_ALBUMENTATIONS_UPDATE": "1",
+            "http_proxy": DEAD_PROXY,
+            "https_proxy": DEAD_PROXY,
+        }
         working, versions = self.kaggle / "working", self._runs.setdefault(slug, [])
         with log.open("wb") as out:
-            process = subprocess.Popen([sys.executable, str(script)], cwd=working, env=environment, stdin=subprocess.DEVNULL,
-                                       stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+            process = subprocess.Popen(
+                [sys.executable, str(script)],
+                cwd=working,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         self._current = Run(slug, len(versions) + 1, process, working, log)
         versions.append(self._current)
         return self._current
@@ -353,12 +400,17 @@ class Double:
         if version == 0:
             return {"files": [], "log": "[]", "nextPageToken": ""}
         run = versions[version - 1]
-        names, following = self._page(files_under(run.working) if run.state()["status"] != "RUNNING" else [], body, start)
+        names, following = self._page(
+            files_under(run.working) if run.state()["status"] != "RUNNING" else [], body, start
+        )
         lines = run.log.read_text(errors="replace").splitlines(keepends=True)
         return {
-            "files": [{"url": f"{self.url}/output/{run.slug}/{version}/{quote(name)}", "fileName": name} for name in names],
+            "files": [
+                {"url": f"{self.url}/output/{run.slug}/{version}/{quote(name)}", "fileName": name} for name in names
+            ],
             "log": json.dumps([{"stream_name": "stdout", "time": 0.0, "data": line} for line in lines]),
-            "nextPageToken": f"{version}:{following}" if following else ""}
+            "nextPageToken": f"{version}:{following}" if following else "",
+        }
 
     def stored(self, path: str) -> Path | None:
         """The file behind an address that this service gave out, or None."""
@@ -441,7 +493,11 @@ class Handler(BaseHTTPRequestHandler):
             return self._reply(200, ERROR_PAGE, "text/html; charset=utf-8")
         content = file.read_bytes()
         tag = f'"{hashlib.md5(content).hexdigest()}"'
-        headers = {"ETag": tag, "Accept_Ranges": "bytes", "Last_Modified": formatdate(file.stat().st_mtime, usegmt=True)}
+        headers = {
+            "ETag": tag,
+            "Accept_Ranges": "bytes",
+            "Last_Modified": formatdate(file.stat().st_mtime, usegmt=True),
+        }
         span = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         code, start = 200, int(span[1]) if span else 0
         if span and self.headers.get("If-Range", tag) in (tag, headers["Last_Modified"]):

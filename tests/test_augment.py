@@ -55,13 +55,21 @@ def test_model_b_bends_geometry_less_than_model_a():
 def test_reflection_moves_in_no_black():
     """A bright image stays bright under the study's rotations, where the competition's border brings black corners."""
     bright = np.full((64, 64), 200, np.uint8)
-    darkest = {border: min(augment("geometry=1", "rotate=45", "shift=0.1", "scale=0.1", f"border={border}")(bright, (0, 0, k)).min() for k in range(20)) for border in ("black", "reflect")}
+    darkest = {
+        border: min(
+            augment("geometry=1", "rotate=45", "shift=0.1", "scale=0.1", f"border={border}")(bright, (0, 0, k)).min()
+            for k in range(20)
+        )
+        for border in ("black", "reflect")
+    }
     assert darkest == {"black": 0, "reflect": 200}
 
 
 def test_noise_is_uniform_and_stays_within_its_bounds():
     grey = np.full((64, 64), 128, np.uint8)
-    moved = np.concatenate([(augment("noise=0.05")(grey, (0, 0, k)).astype(int) - 128).ravel() for k in range(20)]) / 255
+    moved = (
+        np.concatenate([(augment("noise=0.05")(grey, (0, 0, k)).astype(int) - 128).ravel() for k in range(20)]) / 255
+    )
     assert np.abs(moved).max() <= 0.05 + 1 / 255 and abs(moved.mean()) < 0.003
     assert abs(moved.std() - 0.1 / np.sqrt(12)) < 0.002  # of a uniform distribution
     assert (augment()(grey, (0, 0, 0)) == grey).all()
@@ -73,4 +81,6 @@ def test_the_study_zooms_height_and_width_by_themselves():
     square[30:71, 30:71] = 255
     step = Augment(registry.load("padchest", ["rotate=0", "shift=0", "tone=0", "noise=0"]))
     shapes = [tuple(np.ptp(np.argwhere(step(square, (0, 0, k)) > 127), axis=0)) for k in range(50)]
-    assert any(abs(height - width) > 3 for height, width in shapes) and all(35 <= side <= 45 for shape in shapes for side in shape)
+    assert any(abs(height - width) > 3 for height, width in shapes) and all(
+        35 <= side <= 45 for shape in shapes for side in shape
+    )

@@ -25,10 +25,12 @@ def edit(path: Path, change) -> None:
 
 def line(number: int, change):
     """Change one line of a text."""
+
     def apply(text: str) -> str:
         lines = text.splitlines()
         lines[number] = change(lines[number])
         return "\n".join(lines) + "\n"
+
     return apply
 
 
@@ -56,7 +58,13 @@ SETTINGS = [
     (["name=../elsewhere"], "name = '../elsewhere' will not do"),
     (["seed"], "'seed' is not understood: settings are given as key=value"),
     (["frozen_epochs=9", "epochs=2"], "frozen_epochs = 9 is more than epochs = 2"),
-    (["imbalance=sampler:0.5+loss_weights:0.5"], "imbalance = 'sampler:0.5+loss_weights:0.5' will not do: each of them shifts the class prior that the network learns"),
+    (
+        ["imbalance=sampler:0.5+loss_weights:0.5"],
+        (
+            "imbalance = 'sampler:0.5+loss_weights:0.5' will not do: each of them shifts the class prior that the"
+            " network learns"
+        ),
+    ),
     (["imbalance=sampler:0.5+logit_adjustment:1"], "scored −117 on Kaggle): keep one"),
     (["imbalance=sampler"], "imbalance = 'sampler' will not do: it is written none, or NAME:NUMBER"),
     (["imbalance=sampler:0.5+sampler:0.5"], "it is written none, or NAME:NUMBER"),
@@ -64,13 +72,19 @@ SETTINGS = [
     (["imbalance=sampler:-1"], "input should be greater than 0"),
     (["costs=[1, 1]"], "costs = [1, 1] will not do: list should have at least 3 items"),
     (["costs=[1, -1, 5]"], "input should be greater than or equal to 0"),
-    (["rule=wishful"], "rule = 'wishful': a competition run decides by one of argmax, temperature, bayes, thresholds, bias, power"),
+    (
+        ["rule=wishful"],
+        "rule = 'wishful': a competition run decides by one of argmax, temperature, bayes, thresholds, bias, power",
+    ),
     (["views=[original, upside_down]"], "a competition run may use original, flip"),
     (["views=[flip]"], "the first must be original"),
     (["views=[]"], "views = [] will not do"),
     (["views=[original, original]"], "once each"),
     (["views=[original"], "a list is written [one, two]"),
-    (["model=convnext_huge_typo"], "model = 'convnext_huge_typo' is no timm model, nor cnn1 to cnn7; there are convnext"),
+    (
+        ["model=convnext_huge_typo"],
+        "model = 'convnext_huge_typo' is no timm model, nor cnn1 to cnn7; there are convnext",
+    ),
     (["model=convnext_tiny.no_such_tag"], "model = 'convnext_tiny.no_such_tag' cannot be made"),
     (["weights=absent.pth"], "weights = absent.pth: there is no such file"),
     (["weights=other.safetensors"], "weights = other.safetensors belongs to another network than test_convnext"),
@@ -87,7 +101,9 @@ if not torch.cuda.is_available():
     SETTINGS.append((["device=cuda"], "torch sees no GPU"))
 
 
-@pytest.mark.parametrize(("given", "sentence"), SETTINGS, ids=[f"{' '.join(given)}{number}" for number, (given, _) in enumerate(SETTINGS)])
+@pytest.mark.parametrize(
+    ("given", "sentence"), SETTINGS, ids=[f"{' '.join(given)}{number}" for number, (given, _) in enumerate(SETTINGS)]
+)
 def test_settings(given, sentence, made, home, call, monkeypatch, tmp_path):
     safetensors.torch.save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "other.safetensors")
     (tmp_path / "garbage.pth").write_bytes(b"garbage" * 99)
@@ -112,28 +128,78 @@ def swap(path: Path, content: bytes) -> None:
 
 
 DATA = {
-    "no train.csv": (lambda d: (d / "train.csv").unlink(), "train.csv not found there; wanted are images/, train.csv and test.csv"),
+    "no train.csv": (
+        lambda d: (d / "train.csv").unlink(),
+        "train.csv not found there; wanted are images/, train.csv and test.csv",
+    ),
     "no test.csv": (lambda d: (d / "test.csv").unlink(), "test.csv not found there"),
     "no images": (lambda d: shutil.rmtree(d / "images"), "the folder images/ not found there"),
     "empty train.csv": (lambda d: (d / "train.csv").write_text(""), "train.csv is not a readable CSV file"),
-    "header only": (lambda d: edit(d / "train.csv", lambda text: text.splitlines()[0] + "\n"), "train.csv has a header and no rows"),
-    "binary train.csv": (lambda d: swap(d / "train.csv", b"\xff\xfe\x00id" * 9), "train.csv is not a readable CSV file"),
-    "no id column": (lambda d: edit(d / "train.csv", line(0, lambda text: text.replace("id,", "name,"))), "train.csv has no column id"),
-    "no class columns": (lambda d: shutil.copy(d / "test.csv", d / "train.csv"), "train.csv needs a column for every class beside id"),
-    "a class twice": (lambda d: edit(d / "train.csv", line(0, lambda text: text.replace("Mass", "Nodule"))), "train.csv has columns that stand twice: Nodule"),
-    "an id twice": (lambda d: edit(d / "train.csv", lambda text: text + text.splitlines()[1] + "\n"), "train.csv: 1 ids stand there more than once"),
-    "a test id twice": (lambda d: edit(d / "test.csv", lambda text: text + text.splitlines()[1] + "\n"), "test.csv: 1 ids stand there more than once"),
-    "an id in both": (lambda d: edit(d / "test.csv", lambda text: text + (d / "train.csv").read_text().splitlines()[1].split(",")[0] + "\n"), "1 ids stand in both train.csv and test.csv"),
-    "no one": (lambda d: edit(d / "train.csv", line(1, lambda text: text.replace(",1", ",0"))), "1 rows have no 1 where exactly one is wanted"),
-    "several ones": (lambda d: edit(d / "train.csv", line(3, lambda text: text.replace(",0", ",1", 2))), "1 rows have several 1s"),
+    "header only": (
+        lambda d: edit(d / "train.csv", lambda text: text.splitlines()[0] + "\n"),
+        "train.csv has a header and no rows",
+    ),
+    "binary train.csv": (
+        lambda d: swap(d / "train.csv", b"\xff\xfe\x00id" * 9),
+        "train.csv is not a readable CSV file",
+    ),
+    "no id column": (
+        lambda d: edit(d / "train.csv", line(0, lambda text: text.replace("id,", "name,"))),
+        "train.csv has no column id",
+    ),
+    "no class columns": (
+        lambda d: shutil.copy(d / "test.csv", d / "train.csv"),
+        "train.csv needs a column for every class beside id",
+    ),
+    "a class twice": (
+        lambda d: edit(d / "train.csv", line(0, lambda text: text.replace("Mass", "Nodule"))),
+        "train.csv has columns that stand twice: Nodule",
+    ),
+    "an id twice": (
+        lambda d: edit(d / "train.csv", lambda text: text + text.splitlines()[1] + "\n"),
+        "train.csv: 1 ids stand there more than once",
+    ),
+    "a test id twice": (
+        lambda d: edit(d / "test.csv", lambda text: text + text.splitlines()[1] + "\n"),
+        "test.csv: 1 ids stand there more than once",
+    ),
+    "an id in both": (
+        lambda d: edit(
+            d / "test.csv", lambda text: text + (d / "train.csv").read_text().splitlines()[1].split(",")[0] + "\n"
+        ),
+        "1 ids stand in both train.csv and test.csv",
+    ),
+    "no one": (
+        lambda d: edit(d / "train.csv", line(1, lambda text: text.replace(",1", ",0"))),
+        "1 rows have no 1 where exactly one is wanted",
+    ),
+    "several ones": (
+        lambda d: edit(d / "train.csv", line(3, lambda text: text.replace(",0", ",1", 2))),
+        "1 rows have several 1s",
+    ),
     "a two": (lambda d: edit(d / "train.csv", line(2, lambda text: text.replace(",1", ",2"))), "row 2, column"),
-    "a short row": (lambda d: edit(d / "train.csv", line(2, lambda text: text.rsplit(",", 3)[0])), "row 2: 18 cells where the header has 21"),
-    "a long row": (lambda d: edit(d / "train.csv", line(2, lambda text: text + ",0")), "row 2: 22 cells where the header has 21"),
-    "a path as id": (lambda d: edit(d / "train.csv", line(1, lambda text: "../" + text)), "an id must be a plain file name"),
-    "an absolute id": (lambda d: edit(d / "test.csv", line(1, lambda text: "/etc/passwd")), "an id must be a plain file name"),
+    "a short row": (
+        lambda d: edit(d / "train.csv", line(2, lambda text: text.rsplit(",", 3)[0])),
+        "row 2: 18 cells where the header has 21",
+    ),
+    "a long row": (
+        lambda d: edit(d / "train.csv", line(2, lambda text: text + ",0")),
+        "row 2: 22 cells where the header has 21",
+    ),
+    "a path as id": (
+        lambda d: edit(d / "train.csv", line(1, lambda text: "../" + text)),
+        "an id must be a plain file name",
+    ),
+    "an absolute id": (
+        lambda d: edit(d / "test.csv", line(1, lambda text: "/etc/passwd")),
+        "an id must be a plain file name",
+    ),
     "an empty id": (lambda d: edit(d / "test.csv", line(1, lambda text: '""')), "an id must be a plain file name"),
     "a missing test image": (lambda d: first_image(d, "test.csv").unlink(), "(0 of training, 1 of test)"),
-    "a missing training image": (lambda d: first_image(d, "train.csv").unlink(), "(missing); mend them, or leave them out with drop_unreadable=true"),
+    "a missing training image": (
+        lambda d: first_image(d, "train.csv").unlink(),
+        "(missing); mend them, or leave them out with drop_unreadable=true",
+    ),
     "a truncated image": (lambda d: cut(first_image(d, "train.csv"), 0.5), "(image file is truncated)"),
     "an empty image": (lambda d: cut(first_image(d, "test.csv"), 0), "(not an image)"),
     "a text as image": (lambda d: first_image(d, "train.csv").write_text("hello"), "(not an image)"),
@@ -182,7 +248,9 @@ def test_configuration_files(tmp_path, home, call):
     check(call("main", "bad.yaml"), "bad.yaml: the key task is missing", home)
     edited = (Path(files.ROOT) / "configs/modelB.yaml").read_text().replace("epochs: 12", "epochs: yes")
     (tmp_path / "bad.yaml").write_text(edited)
-    check(call("main", "bad.yaml"), "bad.yaml: epochs = True will not do: true and false are no value for this key", home)
+    check(
+        call("main", "bad.yaml"), "bad.yaml: epochs = True will not do: true and false are no value for this key", home
+    )
 
 
 def test_a_run_that_changed(tiny, home, call):
@@ -190,7 +258,11 @@ def test_a_run_that_changed(tiny, home, call):
     command = ["main", "modelB", "--data", tiny, *TINY, "name=kept"]
     assert call(*command).code == 0
     shutil.rmtree(home / "submissions")
-    check(call(*command, "lr=2e-3", "seed=4"), "runs/kept was made with other settings: lr (0.001 → 0.002), seed (0 → 4)", home)
+    check(
+        call(*command, "lr=2e-3", "seed=4"),
+        "runs/kept was made with other settings: lr (0.001 → 0.002), seed (0 → 4)",
+        home,
+    )
     edit(tiny / "train.csv", lambda text: "\n".join(text.splitlines()[:-1]) + "\n")
     check(call(*command), "runs/kept was trained on other images or labels than those in", home)
     run = home / "runs/kept"
@@ -199,8 +271,12 @@ def test_a_run_that_changed(tiny, home, call):
     torch.save([1, 2], run / "best.pt")
     check(call("predict", run, "--data", whole), "best.pt cannot be loaded", home)
     about = (run / "run.json").read_text()
-    for text, sentence in (("{", "run.json is not JSON"), ("[]", "does not hold a JSON object"), ("{}", "run.json lacks config, data"),
-                           (about.replace('"epochs"', '"eras": 1, "epochs"'), "run.json: unknown key eras")):
+    for text, sentence in (
+        ("{", "run.json is not JSON"),
+        ("[]", "does not hold a JSON object"),
+        ("{}", "run.json lacks config, data"),
+        (about.replace('"epochs"', '"eras": 1, "epochs"'), "run.json: unknown key eras"),
+    ):
         (run / "run.json").write_text(text)
         check(call("score", run), sentence, home)
     (run / "run.json").unlink()
@@ -220,7 +296,9 @@ def test_a_split_that_was_tampered_with(tiny, home, call):
     ):
         folds.write_text(text)
         for again in (command, ["evaluate", home / "runs/parted"], ["predict", home / "runs/parted"]):
-            check(call(*again), "folds.csv is not the split that this run was trained with: put it back, or delete", home)
+            check(
+                call(*again), "folds.csv is not the split that this run was trained with: put it back, or delete", home
+            )
 
 
 def test_two_processes_on_one_run(made, home, call):
@@ -239,15 +317,23 @@ def test_a_place_that_is_a_file(tmp_path, made, home, call, monkeypatch):
 def logits(**changes) -> Logits:
     rng = np.random.default_rng(0)
     good = {
-        "ids": np.array(["a", "b", "c"]), "logits": rng.normal(size=(2, 3, 2)).astype(np.float32), "targets": np.eye(2, dtype=np.float32)[[0, 1, 1]],
-        "classes": np.array(["A", "B"]), "counts": np.array([4, 8]), "rows": 12, "prior": np.array([1 / 3, 2 / 3]),
+        "ids": np.array(["a", "b", "c"]),
+        "logits": rng.normal(size=(2, 3, 2)).astype(np.float32),
+        "targets": np.eye(2, dtype=np.float32)[[0, 1, 1]],
+        "classes": np.array(["A", "B"]),
+        "counts": np.array([4, 8]),
+        "rows": 12,
+        "prior": np.array([1 / 3, 2 / 3]),
     }
     return Logits(**(good | changes))
 
 
 # what is changed in a good file of three rows and two classes, and the sentence of tune
 LOGITS = [
-    ({"logits": np.where(np.arange(3)[:, None] == 1, np.nan, 0).repeat(2, 1)[None].astype(np.float32)}, "logits that are NaN, infinite or beyond a million, in 1 rows: b"),
+    (
+        {"logits": np.where(np.arange(3)[:, None] == 1, np.nan, 0).repeat(2, 1)[None].astype(np.float32)},
+        "logits that are NaN, infinite or beyond a million, in 1 rows: b",
+    ),
     ({"logits": np.full((1, 3, 2), 1e300)}, "beyond a million, in 3 rows: a, b, c"),
     ({"logits": np.zeros((2, 3, 2), bool)}, "logits are bool, where numbers are wanted"),
     ({"logits": np.zeros((2, 3, 2), complex)}, "where numbers are wanted"),
@@ -268,9 +354,21 @@ LOGITS = [
     ({"ids": np.array(["a", "a", "b"])}, "ids must be different names; twice or empty: 'a'"),
     ({"ids": np.array([["a"], ["b"], ["c"]])}, "ids has shape (3, 1)"),
     ({"ids": np.array([b"a", b"b", b"c"])}, "ids are |S1, where text is wanted"),
-    ({"ids": np.array(["a", "b", None], dtype=object)}, "v.npz is truncated or no .npz file of this kit"),  # pickled objects are never loaded
+    (
+        {"ids": np.array(["a", "b", None], dtype=object)},
+        "v.npz is truncated or no .npz file of this kit",
+    ),  # pickled objects are never loaded
     ({"ids": np.empty(0, str), "logits": np.empty((1, 0, 2)), "targets": np.empty((0, 2))}, "holds no rows"),
-    ({"classes": np.empty(0, str), "logits": np.empty((1, 3, 0)), "targets": np.empty((3, 0)), "counts": np.empty(0), "prior": np.empty(0)}, "holds no rows"),
+    (
+        {
+            "classes": np.empty(0, str),
+            "logits": np.empty((1, 3, 0)),
+            "targets": np.empty((3, 0)),
+            "counts": np.empty(0),
+            "prior": np.empty(0),
+        },
+        "holds no rows",
+    ),
     ({"classes": np.array([1, 2])}, "where text is wanted"),
     ({"classes": np.array(["A", "A"])}, "classes must be different names; twice or empty: 'A'"),
     ({"classes": np.array(["A", ""])}, "twice or empty: ''"),
@@ -304,7 +402,10 @@ def test_tune(tmp_path, home, call):
     for costs in (("1", "-1", "5"), ("1", "nan", "5"), ("1e308", "1", "5")):
         tune("are numbers from 0 to a million", "--costs", *costs)
     tune("3 ids stand more than once in the validation files", tmp_path / "v.npz")
-    for classes, message in ((["A", "C"], "the validation files are for other classes: B, C in only one of them"), (["B", "A"], "have their classes in different orders")):
+    for classes, message in (
+        (["A", "C"], "the validation files are for other classes: B, C in only one of them"),
+        (["B", "A"], "have their classes in different orders"),
+    ):
         logits_file.write_logits(tmp_path / "w.npz", logits(ids=np.array(["d", "e", "f"]), classes=np.array(classes)))
         tune(message, tmp_path / "w.npz")
 
@@ -314,7 +415,21 @@ def test_decide(tmp_path, home, call):
     assert call("tune", tmp_path / "t.npz", "--out", tmp_path / "c.json").code == 0
 
     def decide(message, rule="argmax", calibration="c.json", *more):
-        check(call("decide", tmp_path / "t.npz", "--calibration", tmp_path / calibration, "--rule", rule, "--out", tmp_path / "s.csv", *more), message, home)
+        check(
+            call(
+                "decide",
+                tmp_path / "t.npz",
+                "--calibration",
+                tmp_path / calibration,
+                "--rule",
+                rule,
+                "--out",
+                tmp_path / "s.csv",
+                *more,
+            ),
+            message,
+            home,
+        )
         assert not (tmp_path / "s.csv").exists()
 
     decide("there is no rule 'bold'; there are argmax, temperature, bayes", "bold")
@@ -327,22 +442,57 @@ def test_decide(tmp_path, home, call):
     for spoilt, rule, message in (
         ({"classes": ["A", "B"]}, "argmax", "odd.json is no calibration: make it with tune"),
         ({**good, "networks": 3}, "argmax", "odd.json is no calibration: make it with tune"),
-        ({**good, "classes": ["A", "C"]}, "argmax", "the logits and their calibration are for other classes: B, C in only one of them"),
+        (
+            {**good, "classes": ["A", "C"]},
+            "argmax",
+            "the logits and their calibration are for other classes: B, C in only one of them",
+        ),
         ({**good, "classes": ["B", "A"]}, "argmax", "have their classes in different orders"),
         ({**good, "networks": []}, "argmax", "fitted on 0 validation files, and 1 logits files are to be decided"),
-        ({**good, "networks": [{**network, "prior": [0.5, 0.5]}]}, "bayes", "the class prior of logits file 1 are not those of the network that was calibrated"),
+        (
+            {**good, "networks": [{**network, "prior": [0.5, 0.5]}]},
+            "bayes",
+            "the class prior of logits file 1 are not those of the network that was calibrated",
+        ),
         ({**good, "networks": [{**network, "prior": "half"}]}, "bayes", "the calibration has no usable parameters"),
         ({**good, "networks": [{**network, "counts": [5, 8]}]}, "bayes", "the class counts of logits file 1"),
-        ({**good, "networks": [{**network, "rules": {}}]}, "bayes", "the calibration has no usable parameters for rule bayes"),
+        (
+            {**good, "networks": [{**network, "rules": {}}]},
+            "bayes",
+            "the calibration has no usable parameters for rule bayes",
+        ),
         ({**good, "networks": ["x"]}, "bayes", "the calibration has no usable parameters for rule bayes"),
-        ({**good, "costs": {"tp": 1, "fp": 1, "fp2": 5}}, "bayes", "the calibration has no usable parameters for rule bayes"),
+        (
+            {**good, "costs": {"tp": 1, "fp": 1, "fp2": 5}},
+            "bayes",
+            "the calibration has no usable parameters for rule bayes",
+        ),
         ({**good, "costs": {"tp": 1, "fp": math.nan, "fn": 5}}, "bayes", "are numbers from 0 to a million"),
-        *(({**good, "networks": [{**network, "rules": {rule: params}}]}, rule, f"the calibration has no usable parameters for rule {rule}")
-          for rule, params in (
-              *(("temperature", {"temperature": value}) for value in (0, -1, math.inf, math.nan, 1e-300, True, "1", [1, 1], None)),
-              *(("bayes", {"offsets": [0, 0], "slopes": value}) for value in ("x", [1], [[1, 1]], 1, [1, math.nan], [1, math.inf], [1, -1], [1, None])),
-              ("bayes", {"slopes": [1, 1]}), ("bayes", [1]), ("argmax", [1]), ("thresholds", {"thresholds": [0, 0.5]}), ("bias", {"bias": [math.nan, 0]}),
-              ("bias", {"bias": [0]}), ("power", {"alpha": 1e9}), ("power", {"alpha": math.nan}))),
+        *(
+            (
+                {**good, "networks": [{**network, "rules": {rule: params}}]},
+                rule,
+                f"the calibration has no usable parameters for rule {rule}",
+            )
+            for rule, params in (
+                *(
+                    ("temperature", {"temperature": value})
+                    for value in (0, -1, math.inf, math.nan, 1e-300, True, "1", [1, 1], None)
+                ),
+                *(
+                    ("bayes", {"offsets": [0, 0], "slopes": value})
+                    for value in ("x", [1], [[1, 1]], 1, [1, math.nan], [1, math.inf], [1, -1], [1, None])
+                ),
+                ("bayes", {"slopes": [1, 1]}),
+                ("bayes", [1]),
+                ("argmax", [1]),
+                ("thresholds", {"thresholds": [0, 0.5]}),
+                ("bias", {"bias": [math.nan, 0]}),
+                ("bias", {"bias": [0]}),
+                ("power", {"alpha": 1e9}),
+                ("power", {"alpha": math.nan}),
+            )
+        ),
     ):
         (tmp_path / "odd.json").write_text(json.dumps(spoilt))
         decide(message, rule, "odd.json")
@@ -363,7 +513,20 @@ def test_decide(tmp_path, home, call):
     decide("rule argmax does not use class counts", "argmax", "c.json", "--estimate-counts")
     decide("exclude each other", "bayes", "c.json", "--estimate-counts", "--counts", tmp_path / "k.csv")
     (tmp_path / "s.csv").mkdir()
-    check(call("decide", tmp_path / "t.npz", "--calibration", tmp_path / "c.json", "--rule", "argmax", "--out", tmp_path / "s.csv"), "s.csv is no regular file", home)
+    check(
+        call(
+            "decide",
+            tmp_path / "t.npz",
+            "--calibration",
+            tmp_path / "c.json",
+            "--rule",
+            "argmax",
+            "--out",
+            tmp_path / "s.csv",
+        ),
+        "s.csv is no regular file",
+        home,
+    )
     check(call("decide", tmp_path / "t.npz"), "the following arguments are required", home)
 
 
@@ -385,7 +548,10 @@ def test_the_validation_labels_of_a_run(made, home, call):
     assert call("main", "modelB", "--data", made, *TINY, "epochs=1", "name=spoilt").code == 0
     run = home / "runs/spoilt"
     before, val = (run / "report.json").read_bytes(), logits_file.read_logits(run / "val_logits.npz")
-    for targets, sentence in ((np.full_like(val.targets, np.nan), "these logits have no labels"), (val.targets / 2, "rows without exactly one label")):
+    for targets, sentence in (
+        (np.full_like(val.targets, np.nan), "these logits have no labels"),
+        (val.targets / 2, "rows without exactly one label"),
+    ):
         logits_file.write_logits(run / "val_logits.npz", replace(val, targets=targets))
         for verb in ("score", "evaluate"):
             said = call(verb, run)
@@ -406,4 +572,3 @@ def test_make_demo(tmp_path, home, call):
     check(call("make_demo", tmp_path / "full/mine.txt/deeper"), "full/mine.txt: File exists", home)
     check(call("make_demo", tmp_path / "odd", "--images", "many"), "invalid int value: 'many'", home)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "home"]
-

@@ -1,4 +1,5 @@
-"""What is pushed: the same bytes for the same source, nothing but tracked files, and metadata that Kaggle would not misread."""
+"""What is pushed: the same bytes for the same source, nothing but tracked files, and metadata that Kaggle would not
+misread."""
 
 import ast
 import base64
@@ -48,7 +49,9 @@ def test_only_tracked_files_travel_whole(project):
     (project / "src/secret.py").write_text("KEY = 'abc'")
     (project / "configs/kaggle.json").write_text('{"key": "abc"}')
     content = archive_of(bundle.build("modelB", "modelB", [], "x", "NvidiaTeslaT4").script)
-    tracked = subprocess.run(["git", "-C", str(project), "ls-files", "src", "configs"], capture_output=True, text=True).stdout.split()
+    tracked = subprocess.run(
+        ["git", "-C", str(project), "ls-files", "src", "configs"], capture_output=True, text=True
+    ).stdout.split()
     assert content.namelist() == sorted(tracked) and "src/main.py" in tracked
     assert all(content.read(name) == (project / name).read_bytes() for name in tracked)
 
@@ -70,8 +73,14 @@ def test_attached_weights_are_found_wherever_they_are_mounted(project, tmp_path)
         (tmp_path / "input" / place / "net.safetensors").write_bytes(b"")
         link = tmp_path / "working/cache/net.safetensors"
         link.unlink(missing_ok=True)
-        assert names["attached_weights"]() == [f"weights={link}"] and link.resolve() == (tmp_path / "input" / place / "net.safetensors").resolve()
-    assert launcher(bundle.build("modelB", "modelB", [], "x", "NvidiaTeslaT4").script, tmp_path)["attached_weights"]() == []
+        assert (
+            names["attached_weights"]() == [f"weights={link}"]
+            and link.resolve() == (tmp_path / "input" / place / "net.safetensors").resolve()
+        )
+    assert (
+        launcher(bundle.build("modelB", "modelB", [], "x", "NvidiaTeslaT4").script, tmp_path)["attached_weights"]()
+        == []
+    )
 
 
 def test_a_gpu_that_torch_cannot_use_is_refused(project, tmp_path, monkeypatch, capsys):
@@ -94,7 +103,10 @@ def test_a_gpu_that_torch_cannot_use_is_refused(project, tmp_path, monkeypatch, 
 @pytest.mark.parametrize("version", [(3, 11), (3, 12), (3, 13)])
 def test_every_python_of_a_kernel_can_read_it(project, version):
     script = bundle.build("modelA", "modelA", ["hours=11"], "x", "NvidiaTeslaT4").script
-    for source in (script, *(archive_of(script).read(name).decode() for name in archive_of(script).namelist() if name.endswith(".py"))):
+    for source in (
+        script,
+        *(archive_of(script).read(name).decode() for name in archive_of(script).namelist() if name.endswith(".py")),
+    ):
         ast.parse(source, feature_version=version)
 
 
@@ -130,26 +142,36 @@ def test_outside_a_checkout_nothing_is_pushed(project):
 def test_the_metadata_is_complete_and_gets_its_owner(config):
     found = bundle.metadata(config, "someone")
     assert found["id"].startswith("someone/") and found.keys() == bundle.TYPES.keys()
-    assert found["machine_shape"] == "NvidiaTeslaT4" and found["enable_internet"] is True and found["is_private"] is True
+    assert (
+        found["machine_shape"] == "NvidiaTeslaT4" and found["enable_internet"] is True and found["is_private"] is True
+    )
     assert found["competition_sources"] == ["26-t-1-dl-gen-ainppe-1"]
 
 
-@pytest.mark.parametrize(("change", "sentence"), [
-    ({"enable_gpu": "true"}, "enable_gpu = \"true\" must be true or false"),
-    ({"enable_gpus": True}, "unknown key enable_gpus, which Kaggle would ignore silently"),
-    ({"is_private": None}, "is_private = null must be true or false"),
-    ({"competition_sources": "slug"}, "must be a list of names"),
-    ({"machine_shape": "P100"}, "machine_shape = 'P100' will not do"),
-    ({"title": "another title"}, "Kaggle derives the address 'another-title' from the title"),
-    ({"title": "abc", "id": "OWNER/abc"}, "a title has 5 to 50 characters"),
-])
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"enable_gpu": "true"}, 'enable_gpu = "true" must be true or false'),
+        ({"enable_gpus": True}, "unknown key enable_gpus, which Kaggle would ignore silently"),
+        ({"is_private": None}, "is_private = null must be true or false"),
+        ({"competition_sources": "slug"}, "must be a list of names"),
+        ({"machine_shape": "P100"}, "machine_shape = 'P100' will not do"),
+        ({"title": "another title"}, "Kaggle derives the address 'another-title' from the title"),
+        ({"title": "abc", "id": "OWNER/abc"}, "a title has 5 to 50 characters"),
+    ],
+)
 def test_metadata_that_kaggle_would_misread(project, change, sentence):
     path = project / "kernels/modelB/kernel-metadata.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(UserError) as caught:
         bundle.metadata("modelB", "someone")
     assert sentence in str(caught.value)
-    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "enable_internet"} | {"title": "cxr model b", "id": "O/cxr-model-b"}))
+    path.write_text(
+        json.dumps(
+            {key: value for key, value in json.loads(path.read_text()).items() if key != "enable_internet"}
+            | {"title": "cxr model b", "id": "O/cxr-model-b"}
+        )
+    )
     with pytest.raises(UserError):
         bundle.metadata("modelB", "someone")
     with pytest.raises(UserError, match="there are kernels for modelA, modelB"):

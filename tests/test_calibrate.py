@@ -15,7 +15,12 @@ FAITHFUL = Posterior(np.ones(20), np.zeros(20))
 
 
 def unlabelled(sample: worlds.Sample, val: Logits) -> Logits:
-    return replace(val, ids=np.arange(len(sample.exact)).astype(str), logits=np.float32(sample.logits), targets=np.full(sample.exact.shape, np.nan))
+    return replace(
+        val,
+        ids=np.arange(len(sample.exact)).astype(str),
+        logits=np.float32(sample.logits),
+        targets=np.full(sample.exact.shape, np.nan),
+    )
 
 
 def test_softmax_is_a_distribution_and_ignores_a_shift():
@@ -23,7 +28,9 @@ def test_softmax_is_a_distribution_and_ignores_a_shift():
     p = posterior.softmax(logits)
     assert np.allclose(p.sum(-1), 1) and (p >= 0).all()
     assert np.allclose(p, posterior.softmax(logits + 1e3))
-    assert np.allclose(np.log(posterior.softmax(logits / 100)), logits / 100 - np.log(np.exp(logits / 100).sum(-1, keepdims=True)))
+    assert np.allclose(
+        np.log(posterior.softmax(logits / 100)), logits / 100 - np.log(np.exp(logits / 100).sum(-1, keepdims=True))
+    )
 
 
 def test_views_are_averaged_after_softmax():
@@ -55,8 +62,18 @@ def test_other_class_counts_move_the_posterior_by_bayes_theorem():
     assert np.allclose(FAITHFUL.probabilities(unlabelled(sample, val), counts * 7), moved)
 
 
-@pytest.mark.parametrize("world", [World("", sampler=0.5), World("", scale=1.7), World("", scale=0.6, sampler=1.0), World("", noise=0.7), World("", rare_noise=1.0, sampler=0.5),
-                                   World("", bias=0.5, sampler=0.5)], ids=World.parameters)
+@pytest.mark.parametrize(
+    "world",
+    [
+        World("", sampler=0.5),
+        World("", scale=1.7),
+        World("", scale=0.6, sampler=1.0),
+        World("", noise=0.7),
+        World("", rare_noise=1.0, sampler=0.5),
+        World("", bias=0.5, sampler=0.5),
+    ],
+    ids=World.parameters,
+)
 def test_the_fit_undoes_what_was_done_to_the_logits(world):
     """Against the posterior that is knowable from the logits: nearly as likely, on rows the fit did not see."""
     val, sample = worlds.simulate(world, 3, 20000)
@@ -65,7 +82,10 @@ def test_the_fit_undoes_what_was_done_to_the_logits(world):
     divergence = (sample.weight * (test * np.log(test / np.maximum(p, 1e-12))).sum(axis=1)).mean()
     assert divergence < 0.005
     untouched = FAITHFUL.probabilities(unlabelled(sample, val))
-    assert world.parameters() == "sampler 0.5" or divergence < 0.6 * (sample.weight * (test * np.log(test / np.maximum(untouched, 1e-12))).sum(axis=1)).mean()
+    assert (
+        world.parameters() == "sampler 0.5"
+        or divergence < 0.6 * (sample.weight * (test * np.log(test / np.maximum(untouched, 1e-12))).sum(axis=1)).mean()
+    )
 
 
 def test_a_network_that_errs_on_all_classes_alike_gets_no_class_parameters():
@@ -78,10 +98,18 @@ def test_a_network_that_errs_on_all_classes_alike_gets_no_class_parameters():
 
 def test_gradient_and_value_of_the_fit_agree():
     rng = np.random.default_rng(0)
-    problem = posterior._Problem(rng.normal(size=(2, 300, 4)), rng.integers(0, 4, 300), np.log([0.4, 0.3, 0.2, 0.1]), np.log([0.7, 0.2, 0.05, 0.05]))
+    problem = posterior._Problem(
+        rng.normal(size=(2, 300, 4)),
+        rng.integers(0, 4, 300),
+        np.log([0.4, 0.3, 0.2, 0.1]),
+        np.log([0.7, 0.2, 0.05, 0.05]),
+    )
     theta, precision, small = rng.normal(0, 0.3, 10), rng.uniform(0, 3, 10), 1e-2
     _, gradient, curvature = problem.at(theta, precision)
-    numeric = [(problem.at(theta + small * d, precision)[0] - problem.at(theta - small * d, precision)[0]) / (2 * small) for d in np.eye(10)]
+    numeric = [
+        (problem.at(theta + small * d, precision)[0] - problem.at(theta - small * d, precision)[0]) / (2 * small)
+        for d in np.eye(10)
+    ]
     assert np.allclose(gradient, numeric, atol=0.05 + 2e-3 * np.abs(gradient).max())
     assert np.allclose(curvature, curvature.T, rtol=1e-4, atol=1e-3) and np.linalg.eigvalsh(curvature).min() > -1e-2
 
@@ -99,8 +127,14 @@ def test_a_handful_of_rows_or_none_is_enough_to_stay_sane():
     val, sample = worlds.simulate(World("", sampler=0.5), 0, 200)
     for rows in (np.array([9000]), np.arange(0, 10000, 2500), np.arange(3)):
         fitted, _ = posterior.fit_posterior(val.take(rows))
-        assert np.isfinite(fitted.probabilities(unlabelled(sample, val))).all() and (fitted.slopes > 0.05).all() and (fitted.slopes < 20).all()
-    none = replace(val.take(np.arange(5)), counts=np.where(np.arange(20) == 0, 0, val.counts))  # rows of the untrained class 0 only
+        assert (
+            np.isfinite(fitted.probabilities(unlabelled(sample, val))).all()
+            and (fitted.slopes > 0.05).all()
+            and (fitted.slopes < 20).all()
+        )
+    none = replace(
+        val.take(np.arange(5)), counts=np.where(np.arange(20) == 0, 0, val.counts)
+    )  # rows of the untrained class 0 only
     assert (posterior.fit_posterior(none)[0].slopes == 1).all()
 
 

@@ -104,7 +104,10 @@ def test_a_mended_or_replaced_image_is_decoded_again(folder):
     (folder / "4.png").write_bytes(raw[: len(raw) // 2])
     _, failed = images_pack.pack(folder, [*names(folder), "lost.png"], 32)
     assert failed.keys() == {"3.png", "4.png", "lost.png"} and failed["lost.png"] == "missing"
-    images = {name: grey(folder / name, (32, 32), seed) for seed, name in enumerate(["3.png", "4.png", "5.png", "lost.png"], 50)}
+    images = {
+        name: grey(folder / name, (32, 32), seed)
+        for seed, name in enumerate(["3.png", "4.png", "5.png", "lost.png"], 50)
+    }
     pack, failed = images_pack.pack(folder, names(folder), 32)
     assert not failed
     for name, image in images.items():
@@ -143,7 +146,14 @@ def test_key_depends_on_ids_size_crop_and_folder(folder):
     ids = names(folder)
     other, cut = Path(shutil.copytree(folder, folder.parent / "copy")), lungs.Whole()
     cut.key = "another"
-    keys = [images_pack.pack(other, ids, 16), images_pack.pack(folder, ids, 16), images_pack.pack(folder, ids, 20), images_pack.pack(folder, ids[1:], 16), images_pack.pack(folder, ids, 16, None, lungs.Whole()), images_pack.pack(folder, ids, 16, None, cut)]
+    keys = [
+        images_pack.pack(other, ids, 16),
+        images_pack.pack(folder, ids, 16),
+        images_pack.pack(folder, ids, 20),
+        images_pack.pack(folder, ids[1:], 16),
+        images_pack.pack(folder, ids, 16, None, lungs.Whole()),
+        images_pack.pack(folder, ids, 16, None, cut),
+    ]
     assert len({pack.array for pack, _ in keys}) == 5 and keys[1][0].array == keys[4][0].array
 
 
@@ -187,9 +197,14 @@ def test_epochs_differ_and_workers_do_not(folder):
 def test_an_image_that_is_drawn_twice_looks_different(folder):
     pack, _ = images_pack.pack(folder, names(folder), 32)
     images = loader.Images(pack, np.array(names(folder)), np.zeros((10, 2)), Augment(MODEL_B), seed=5)
-    first, second = [images[loader.Draw(0, position, 3)][0] for position in range(40)], [images[loader.Draw(1, position, 3)][0] for position in range(40)]
+    first, second = (
+        [images[loader.Draw(0, position, 3)][0] for position in range(40)],
+        [images[loader.Draw(1, position, 3)][0] for position in range(40)],
+    )
     assert len({image.numpy().tobytes() for image in first}) > 20
-    assert sum(torch.equal(a, b) for a, b in zip(first, second)) < 20  # the same place in another epoch; some stay untouched
+    assert (
+        sum(torch.equal(a, b) for a, b in zip(first, second)) < 20
+    )  # the same place in another epoch; some stay untouched
 
 
 def test_sampler_follows_the_weights():
@@ -221,7 +236,9 @@ class Measured(loader.Images):
         if draw.position % 100 != 99:
             return image, torch.zeros(2, dtype=torch.int64)
         rollup = Path(f"/proc/{os.getpid()}/smaps_rollup").read_text()
-        return image, torch.tensor([os.getpid(), next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Anonymous:"))])
+        return image, torch.tensor(
+            [os.getpid(), next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Anonymous:"))]
+        )
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's /proc/PID/smaps_rollup")

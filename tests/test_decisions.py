@@ -58,7 +58,19 @@ def test_tune_and_decide_verbs(tmp_path, call):
     logits_file.write_logits(tmp_path / "test.npz", test)
     tuned = call("tune", tmp_path / "val.npz", "--out", tmp_path / "c.json")
     assert tuned.code == 0 and "always No Finding" in tuned.out
-    assert call("decide", tmp_path / "test.npz", "--calibration", tmp_path / "c.json", "--rule", "argmax", "--out", tmp_path / "s.csv").code == 0
+    assert (
+        call(
+            "decide",
+            tmp_path / "test.npz",
+            "--calibration",
+            tmp_path / "c.json",
+            "--rule",
+            "argmax",
+            "--out",
+            tmp_path / "s.csv",
+        ).code
+        == 0
+    )
     lines = (tmp_path / "s.csv").read_text().splitlines()
     assert lines[0] == "id,A,B,No Finding" and len(lines) == 31
     answers = posterior.probabilities(test.logits).argmax(1)
@@ -74,7 +86,7 @@ def test_a_submission_that_fails_its_check_is_not_left_behind(tmp_path):
 
 
 def test_names_with_commas_and_quotes_survive(tmp_path):
-    ids, classes = ['a,b.png', 'c"d.png'], ["Mass, big", "No Finding"]
+    ids, classes = ["a,b.png", 'c"d.png'], ["Mass, big", "No Finding"]
     submission.write(tmp_path / "s.csv", ids, classes, np.eye(2, dtype=int)[[0, 1]], ids)
     table = labels.read_one_hot(tmp_path / "s.csv")
     assert table.ids.tolist() == ids and table.classes == classes and table.targets.tolist() == [[1, 0], [0, 1]]

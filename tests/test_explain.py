@@ -20,8 +20,18 @@ from images import synthetic
 from net import cam, model
 from tasks import registry
 
-SMALL = [*TINY, "model=cnn3", "crop=none", "epochs=1", "frozen_epochs=0", "val_fraction=0.25", "test_fraction=0.25", "head=8/0.1",
-         "labels=cardiomegaly,scoliosis,pleural effusion,unchanged", "name=run"]
+SMALL = [
+    *TINY,
+    "model=cnn3",
+    "crop=none",
+    "epochs=1",
+    "frozen_epochs=0",
+    "val_fraction=0.25",
+    "test_fraction=0.25",
+    "head=8/0.1",
+    "labels=cardiomegaly,scoliosis,pleural effusion,unchanged",
+    "name=run",
+]
 
 
 def shots(number: int = 3, size: int = 64) -> torch.Tensor:
@@ -30,7 +40,9 @@ def shots(number: int = 3, size: int = 64) -> torch.Tensor:
 
 def network(name: str, size: int = 64) -> model.Net:
     torch.manual_seed(3)
-    return model.build(registry.load("padchest", [f"model={name}", "weights=none", f"size={size}", "head=16/0.2"]), 4, "none").eval()
+    return model.build(
+        registry.load("padchest", [f"model={name}", "weights=none", f"size={size}", "head=16/0.2"]), 4, "none"
+    ).eval()
 
 
 class Known(nn.Sequential):
@@ -59,15 +71,25 @@ def blob() -> torch.Tensor:
 
 # ---- maps
 def test_the_map_peaks_at_the_blob_and_is_what_the_equations_say():
-    """A linear head with weight w on channel k after mean pooling over Z places: α_k = w / Z, so the map is Σ w_k A_k / 64."""
+    """A linear head with weight w on channel k after mean pooling over Z places: α_k = w / Z, so the map is Σ w_k A_k /
+    64."""
     net, image = known([[2.0, 0.0], [0.0, 3.0]]), blob()
     signed = cam.weighted(net, image.expand(2, -1, -1, -1), [0, 1])
     bright = np.zeros((8, 8), np.float32)
     bright[5, 2] = 1
-    assert np.allclose(signed[0], 2 * bright / 64, atol=1e-7) and np.allclose(signed[1], 3 * (1 - bright) / 64, atol=1e-7)
+    assert np.allclose(signed[0], 2 * bright / 64, atol=1e-7) and np.allclose(
+        signed[1], 3 * (1 - bright) / 64, atol=1e-7
+    )
     shown, kind = cam.spread(signed[0], 32)
     row, column = np.unravel_index(shown.argmax(), shown.shape)
-    assert kind == "grad-cam" and 20 <= row < 24 and 8 <= column < 12 and shown.max() == 1 and shown.min() == 0 and shown[0, -1] == 0
+    assert (
+        kind == "grad-cam"
+        and 20 <= row < 24
+        and 8 <= column < 12
+        and shown.max() == 1
+        and shown.min() == 0
+        and shown[0, -1] == 0
+    )
 
 
 @pytest.mark.parametrize("name", ["cnn3", "test_convnext", "test_efficientnet", "test_resnet", "test_mambaout"])
@@ -82,15 +104,20 @@ def test_every_body_gives_a_map_that_is_not_constant_and_equals_one_by_hand(name
     gradient = torch.autograd.grad(logits[range(3), classes].sum(), kept[-1])[0]
     places = (1, 2) if channels_last else (2, 3)
     by_hand = (gradient.mean(places, keepdim=True) * kept[-1]).sum(-1 if channels_last else 1).detach().numpy()
-    assert signed.shape == by_hand.shape == (3, *{"cnn3": (8, 8)}.get(name, (2, 2))) and np.allclose(signed, by_hand, rtol=1e-4, atol=1e-8 + 1e-5 * np.abs(by_hand).max())
+    assert signed.shape == by_hand.shape == (3, *{"cnn3": (8, 8)}.get(name, (2, 2))) and np.allclose(
+        signed, by_hand, rtol=1e-4, atol=1e-8 + 1e-5 * np.abs(by_hand).max()
+    )
     for one in signed:
         shown, kind = cam.spread(one, 64)
         assert kind in ("grad-cam", "against") and shown.shape == (64, 64) and shown.max() == 1 and np.ptp(shown) > 0.02
-    assert np.allclose(cam.weighted(net, images[1:2], classes[1:2])[0], signed[1], rtol=1e-3, atol=1e-8), "an image's map depends on the others of its batch"
+    assert np.allclose(cam.weighted(net, images[1:2], classes[1:2])[0], signed[1], rtol=1e-3, atol=1e-8), (
+        "an image's map depends on the others of its batch"
+    )
 
 
 def test_the_stage_is_the_one_that_pooling_sees():
-    """What is pooled is this map and no earlier one: its mean over the places, normed or not, is all that the head sees."""
+    """What is pooled is this map and no earlier one: its mean over the places, normed or not, is all that the head
+    sees."""
     net = network("test_resnet")
     stage, _ = cam.last_stage(net, shots(1))
     stage.register_forward_hook(lambda module, given, found: torch.zeros_like(found))
@@ -121,7 +148,10 @@ def test_networks_without_a_map_are_refused_in_one_sentence():
 
 def test_the_share_of_the_energy_inside_a_mask():
     shown = np.random.default_rng(0).random((16, 16)).astype(np.float32)
-    assert cam.energy_share(shown, np.ones((16, 16), bool)) == pytest.approx(1) and cam.energy_share(shown, np.zeros((16, 16), bool)) == 0
+    assert (
+        cam.energy_share(shown, np.ones((16, 16), bool)) == pytest.approx(1)
+        and cam.energy_share(shown, np.zeros((16, 16), bool)) == 0
+    )
     left = cam.fitted(np.array([[True, False]]), 16)
     assert left[:, :8].all() and not left[:, 8:].any() and cam.energy_share(np.float32(left), left) == 1
     assert cam.energy_share(shown, left) == pytest.approx(shown[:, :8].sum() / shown.sum())
@@ -132,10 +162,21 @@ def test_pictures_are_the_same_bytes_and_a_map_of_zeros_leaves_the_radiograph():
     image = shots(1, 32)[0, 0].numpy()
     assert np.allclose(overlays.overlay(image, np.zeros((32, 32), np.float32)), (image / 255)[..., None])
     shown = np.linspace(0, 1, 1024, dtype=np.float32).reshape(32, 32)
-    tile = overlays.Tile(image, shown, "grad-cam", ["x" * 57 + ".png", "cardiomegaly, p = 0.95", "one positive label, p > 0.9"], shown > 0.5)
+    tile = overlays.Tile(
+        image,
+        shown,
+        "grad-cam",
+        ["x" * 57 + ".png", "cardiomegaly, p = 0.95", "one positive label, p > 0.9"],
+        shown > 0.5,
+    )
     both = [tile, tile._replace(kind="against")]
-    assert overlays.picture(tile) == overlays.picture(tile) != overlays.picture(both[1]) and overlays.sheet(both, "two") == overlays.sheet(both, "two")
-    assert overlays.shortened("x" * 57 + ".png", 20) == "xxxxxxxxx…xxxxxx.png" and overlays.shortened("a.png", 20) == "a.png"
+    assert overlays.picture(tile) == overlays.picture(tile) != overlays.picture(both[1]) and overlays.sheet(
+        both, "two"
+    ) == overlays.sheet(both, "two")
+    assert (
+        overlays.shortened("x" * 57 + ".png", 20) == "xxxxxxxxx…xxxxxx.png"
+        and overlays.shortened("a.png", 20) == "a.png"
+    )
 
 
 # ---- which images
@@ -143,11 +184,29 @@ def logits_file(logits: list, targets: list) -> Logits:
     logits, targets = np.float32(logits), np.float32(targets)
     classes = np.array([f"c{number}" for number in range(logits.shape[1])])
     counts = np.arange(10, 10 * len(classes) + 1, 10)
-    return Logits(np.array([f"{number}.png" for number in range(len(logits))]), logits[None], targets, classes, counts, int(counts.sum()), counts / counts.sum())
+    return Logits(
+        np.array([f"{number}.png" for number in range(len(logits))]),
+        logits[None],
+        targets,
+        classes,
+        counts,
+        int(counts.sum()),
+        counts / counts.sum(),
+    )
 
 
 def of_findings(content: Logits, labels=(0, 1, 2), number=12):
-    calibration = {"classes": content.classes.tolist(), "networks": [{"rows": content.rows, "counts": content.counts.tolist(), "prior": content.prior.tolist(), "rules": {"sigmoid": {}}}]}
+    calibration = {
+        "classes": content.classes.tolist(),
+        "networks": [
+            {
+                "rows": content.rows,
+                "counts": content.counts.tolist(),
+                "prior": content.prior.tolist(),
+                "rules": {"sigmoid": {}},
+            }
+        ],
+    }
     whose, found = multi_label_report.examples(Evidence(None, content, calibration, "sigmoid"), labels, number)
     assert whose is content
     return [(one.row, one.label) for one in found], {one.why for one in found}, [one.p for one in found]
@@ -155,18 +214,49 @@ def of_findings(content: Logits, labels=(0, 1, 2), number=12):
 
 def test_findings_are_chosen_as_in_the_thesis():
     """One positive label and p > 0.9 for it: every label in turn, the surest first, then label by label."""
-    targets = [[1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 1, 0], [1, 1, 0], [0, 0, 0], [0, 0, np.nan], [1, 0, np.nan]]
-    logits = [[3, 0, 0], [5, 9, 9], [2, 0, 0], [0, 4, 0], [0, 3, 0], [9, 9, 9], [9, 9, 9], [9, 9, 9], [9, 9, 9]]  # sigmoid(2) is 0.88
+    targets = [
+        [1, 0, 0],
+        [1, 0, 0],
+        [1, 0, 0],
+        [0, 1, 0],
+        [0, 1, 0],
+        [1, 1, 0],
+        [0, 0, 0],
+        [0, 0, np.nan],
+        [1, 0, np.nan],
+    ]
+    logits = [
+        [3, 0, 0],
+        [5, 9, 9],
+        [2, 0, 0],
+        [0, 4, 0],
+        [0, 3, 0],
+        [9, 9, 9],
+        [9, 9, 9],
+        [9, 9, 9],
+        [9, 9, 9],
+    ]  # sigmoid(2) is 0.88
     content = logits_file(logits, targets)
     rows, why, p = of_findings(content)
-    assert rows == [(1, 0), (0, 0), (3, 1), (4, 1)] and why == {"one positive label, p > 0.9"} and p[0] == pytest.approx(1 / (1 + np.exp(-5)))
-    assert of_findings(content, number=3)[0] == [(1, 0), (0, 0), (3, 1)] and of_findings(content, number=2)[0] == [(1, 0), (3, 1)]
+    assert (
+        rows == [(1, 0), (0, 0), (3, 1), (4, 1)]
+        and why == {"one positive label, p > 0.9"}
+        and p[0] == pytest.approx(1 / (1 + np.exp(-5)))
+    )
+    assert of_findings(content, number=3)[0] == [(1, 0), (0, 0), (3, 1)] and of_findings(content, number=2)[0] == [
+        (1, 0),
+        (3, 1),
+    ]
     assert of_findings(content, labels=[1])[0] == [(3, 1), (4, 1)]
 
 
 def test_without_a_sure_image_the_most_probable_ones_are_chosen_and_it_is_said():
     rows, why, p = of_findings(logits_file([[2, 0, 0], [-1, 0, 0], [0, 1, 0]], [[1, 0, 0], [1, 0, 0], [0, 1, 0]]))
-    assert rows == [(0, 0), (1, 0), (2, 1)] and max(p) < 0.9 and why == {"one positive label; none has p > 0.9, so the most probable"}
+    assert (
+        rows == [(0, 0), (1, 0), (2, 1)]
+        and max(p) < 0.9
+        and why == {"one positive label; none has p > 0.9, so the most probable"}
+    )
     with pytest.raises(UserError, match="exactly one positive label that is among the wanted ones"):
         of_findings(logits_file([[2, 0, 0], [2, 0, 0]], [[1, 1, 0], [0, 0, 0]]))
 
@@ -180,13 +270,19 @@ def test_decisions_are_hits_misses_and_the_rarest_classes():
     assert whose is val
     assert [(one.row, one.label, one.why) for one in found] == [
         (0, 0, "rare, 10 training images; hit"),  # the only class of the rarest quarter, its most probable image
-        (3, 1, "hit"), (5, 2, "hit"),  # every class once, the surest first
-        (9, 3, "missed: answered c0, p = 1.00"), (1, 0, f"missed: answered c1, p = {np.exp(4) / (np.exp(4) + 3):.2f}"),
+        (3, 1, "hit"),
+        (5, 2, "hit"),  # every class once, the surest first
+        (9, 3, "missed: answered c0, p = 1.00"),
+        (1, 0, f"missed: answered c1, p = {np.exp(4) / (np.exp(4) + 3):.2f}"),
     ]
     assert found[0].p == pytest.approx(np.exp(3) / (np.exp(3) + 3)) and found[3].p < 0.01
     everything = single_label_report.examples(Evidence(val, None, calibration, "argmax"), range(4), 99)[1]
-    assert sorted(one.row for one in everything) == list(range(10)) and all(one.label == truth[one.row] for one in everything)
-    assert {one.label for one in single_label_report.examples(Evidence(val, None, calibration, "argmax"), [2, 3], 99)[1]} == {2, 3}
+    assert sorted(one.row for one in everything) == list(range(10)) and all(
+        one.label == truth[one.row] for one in everything
+    )
+    assert {
+        one.label for one in single_label_report.examples(Evidence(val, None, calibration, "argmax"), [2, 3], 99)[1]
+    } == {2, 3}
 
 
 # ---- the verb
@@ -227,28 +323,48 @@ def test_a_run_is_explained(run, call, tmp_path):
     said = call("explain", run, "--number", 5, "--masks", masks_in(tmp_path / "masks", test, left))
     assert said.code == 0, said.err
     rows = rows_of(run / "figures/explain.csv")
-    assert 0 < len(rows) <= 5 and list(rows[0]) == ["id", "label", "p", "why", "map", "energy_in_lungs", "lungs_in_image", "file"]
+    assert 0 < len(rows) <= 5 and list(rows[0]) == [
+        "id",
+        "label",
+        "p",
+        "why",
+        "map",
+        "energy_in_lungs",
+        "lungs_in_image",
+        "file",
+    ]
     for row in rows:
         number = test.ids.tolist().index(row["id"])
         assert test.targets[number].sum() == 1 and test.classes[test.targets[number].argmax()] == row["label"]
-        assert float(row["p"]) == pytest.approx(1 / (1 + np.exp(-test.logits[0, number, test.targets[number].argmax()])), abs=1e-5)
-        assert float(row["lungs_in_image"]) == 0.5 and row["map"] in ("grad-cam", "against") and 0 <= float(row["energy_in_lungs"]) <= 1
+        assert float(row["p"]) == pytest.approx(
+            1 / (1 + np.exp(-test.logits[0, number, test.targets[number].argmax()])), abs=1e-5
+        )
+        assert (
+            float(row["lungs_in_image"]) == 0.5
+            and row["map"] in ("grad-cam", "against")
+            and 0 <= float(row["energy_in_lungs"]) <= 1
+        )
         with Image.open(run / "figures" / row["file"]) as picture:
             assert picture.width == 1003  # 8.5 cm at 300 dpi
         assert row["id"] in said.out and row["why"] in said.out
-    assert {path.name for path in (run / "figures/explain").iterdir()} == {Path(row["file"]).name for row in rows} and (run / "figures/explain.png").is_file()
+    assert {path.name for path in (run / "figures/explain").iterdir()} == {Path(row["file"]).name for row in rows} and (
+        run / "figures/explain.png"
+    ).is_file()
     assert "SYNTHETIC" in said.out and said.out.splitlines()[-1].startswith("wrote ")
 
     before = {path: path.read_bytes() for path in (run / "figures").rglob("*.*")}
     assert call("explain", run, "--number", 5, "--masks", tmp_path / "masks").code == 0
     assert before == {path: path.read_bytes() for path in (run / "figures").rglob("*.*")}
     fewer = call("explain", run, "--number", 1, "--labels", rows[-1]["label"], "--out", tmp_path / "elsewhere")
-    assert fewer.code == 0 and [row["label"] for row in rows_of(tmp_path / "elsewhere/explain.csv")] == [rows[-1]["label"]]
+    assert fewer.code == 0 and [row["label"] for row in rows_of(tmp_path / "elsewhere/explain.csv")] == [
+        rows[-1]["label"]
+    ]
     assert before == {path: path.read_bytes() for path in (run / "figures").rglob("*.*")}
 
 
 def test_the_mask_is_cropped_like_the_image(run, call, tmp_path):
-    """The run's own masks are a square in the middle: on the cropped image lungs fill all but the margin of 3 % at each edge."""
+    """The run's own masks are a square in the middle: on the cropped image lungs fill all but the margin of 3 % at each
+    edge."""
     test, middle = read_logits(run / "test_logits.npz"), np.zeros((80, 80), bool)
     middle[20:60, 20:60] = True
     masks = masks_in(tmp_path / "masks", test, middle)
@@ -262,10 +378,22 @@ def test_the_mask_is_cropped_like_the_image(run, call, tmp_path):
 
 
 FAULTS = {
-    "no best.pt": (lambda run: (run / "best.pt").unlink(), [], "has no trained network, best.pt, yet: run the command that began it once more"),
+    "no best.pt": (
+        lambda run: (run / "best.pt").unlink(),
+        [],
+        "has no trained network, best.pt, yet: run the command that began it once more",
+    ),
     "no test logits": (lambda run: (run / "test_logits.npz").unlink(), [], "has no test_logits.npz yet"),
-    "an unknown label": (None, ["--labels", "scoliozis"], "--labels: the run has no label 'scoliozis'; nearest: scoliosis"),
-    "a label like none": (None, ["--labels", "xyz"], "the run has no label 'xyz'; there are cardiomegaly, scoliosis, pleural effusion, unchanged"),
+    "an unknown label": (
+        None,
+        ["--labels", "scoliozis"],
+        "--labels: the run has no label 'scoliozis'; nearest: scoliosis",
+    ),
+    "a label like none": (
+        None,
+        ["--labels", "xyz"],
+        "the run has no label 'xyz'; there are cardiomegaly, scoliosis, pleural effusion, unchanged",
+    ),
     "no such data": (None, ["--data", "nowhere"], "--data nowhere: there is no such folder"),
     "no such masks": (None, ["--masks", "nowhere"], "--masks nowhere: there is no such folder"),
     "no number": (None, ["--number", "0"], "--number 0: ask for at least one image"),
@@ -279,7 +407,12 @@ def test_mistakes_are_one_sentence(fault, run, call):
     if change:
         change(run)
     said = call("explain", run, *more)
-    assert said.code == 2 and said.err.startswith("error: ") and len(said.err.strip().splitlines()) == 1 and sentence in said.err, said.err
+    assert (
+        said.code == 2
+        and said.err.startswith("error: ")
+        and len(said.err.strip().splitlines()) == 1
+        and sentence in said.err
+    ), said.err
     assert not (run / "figures").exists()
 
 

@@ -31,7 +31,12 @@ def test_the_order_of_places(tmp_path, home, monkeypatch):
     assert locate.find(None, SLUG, Competition.layout) is None
     deep = data_set(tmp_path / "input/some/where", nested=True)
     assert locate.find(None, SLUG, Competition.layout).images == deep / "images/images"
-    for place in (tmp_path / "input" / SLUG, tmp_path / "input/competitions" / SLUG, home / "data" / SLUG, tmp_path / "env"):
+    for place in (
+        tmp_path / "input" / SLUG,
+        tmp_path / "input/competitions" / SLUG,
+        home / "data" / SLUG,
+        tmp_path / "env",
+    ):
         data_set(place)
         if place.name == "env":
             monkeypatch.setenv("CXR_DATA", str(place))
@@ -52,11 +57,14 @@ def test_kaggle_mounts_that_say_nothing_or_too_much(tmp_path, monkeypatch):
 @pytest.fixture
 def client(monkeypatch):
     """The client's one call, played by a function of the folder to download to, which returns a reply or a Failure."""
+
     def install(body) -> None:
         def ask(method: str, arguments: dict):
             assert (method, arguments["competition"]) == ("competition_download_files", SLUG)
             return body(Path(arguments["path"]))
+
         monkeypatch.setattr(kaggle_client, "ask", ask)
+
     return install
 
 
@@ -73,13 +81,22 @@ def test_download_unpacks_and_is_found(client, home):
     assert [path.name for path in (home / "data").iterdir()] == [SLUG]
 
 
-@pytest.mark.parametrize(("body", "sentence"), [
-    (lambda folder: kaggle_client.Failure("Forbidden", 403), f"accept the rules at https://www.kaggle.com/competitions/{SLUG}/rules"),
-    (lambda folder: kaggle_client.Failure("first line\nlast line of the reply"), "failed \\(first line last line of the reply\\)"),
-    (lambda folder: None, f"it left no {SLUG}.zip"),
-    (lambda folder: zipped(folder, **{"..__evil_txt": "x"}), "lead out of its folder"),
-    (lambda folder: (folder / f"{SLUG}.zip").write_bytes(b"PK" * 50), "is damaged"),
-])
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (
+            lambda folder: kaggle_client.Failure("Forbidden", 403),
+            f"accept the rules at https://www.kaggle.com/competitions/{SLUG}/rules",
+        ),
+        (
+            lambda folder: kaggle_client.Failure("first line\nlast line of the reply"),
+            "failed \\(first line last line of the reply\\)",
+        ),
+        (lambda folder: None, f"it left no {SLUG}.zip"),
+        (lambda folder: zipped(folder, **{"..__evil_txt": "x"}), "lead out of its folder"),
+        (lambda folder: (folder / f"{SLUG}.zip").write_bytes(b"PK" * 50), "is damaged"),
+    ],
+)
 def test_a_download_that_fails_leaves_nothing(client, home, body, sentence):
     client(body)
     with pytest.raises(UserError, match=sentence):
@@ -87,15 +104,19 @@ def test_a_download_that_fails_leaves_nothing(client, home, body, sentence):
     assert not list((home / "data").iterdir()) and not list(home.rglob("evil.txt"))
 
 
-@pytest.mark.parametrize(("error", "status", "connection"), [
-    (lambda response: requests.HTTPError("Too many", response=response(429)), 429, None),
-    (lambda response: ValueError("a wrapper's own words"), 403, None),  # raised while the HTTP error was handled
-    (lambda response: requests.ConnectionError("reset"), None, "lost"),
-    (lambda response: requests.ConnectTimeout("late"), None, "unsent"),
-    (lambda response: SystemExit(1), None, None),
-])
+@pytest.mark.parametrize(
+    ("error", "status", "connection"),
+    [
+        (lambda response: requests.HTTPError("Too many", response=response(429)), 429, None),
+        (lambda response: ValueError("a wrapper's own words"), 403, None),  # raised while the HTTP error was handled
+        (lambda response: requests.ConnectionError("reset"), None, "lost"),
+        (lambda response: requests.ConnectTimeout("late"), None, "unsent"),
+        (lambda response: SystemExit(1), None, None),
+    ],
+)
 def test_a_failure_is_told_by_status_and_connection(error, status, connection):
     """And not by what a version of the client says of it."""
+
     def response(code):
         found = requests.Response()
         found.status_code = code
@@ -110,7 +131,9 @@ def test_a_failure_is_told_by_status_and_connection(error, status, connection):
     except BaseException as raised:
         found = kaggle_client.Failure(**kaggle_call.failure(raised))
     assert (found.status, found.connection) == (status, connection)
-    assert found.busy == (status == 429 or connection is not None) and found.unsent == (status == 429 or connection == "unsent")
+    assert found.busy == (status == 429 or connection is not None) and found.unsent == (
+        status == 429 or connection == "unsent"
+    )
 
 
 def test_a_damaged_file_in_the_archive_is_noticed(tmp_path):

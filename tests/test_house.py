@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from conftest import ROOT
 
 SRC = ROOT / "src"
@@ -72,7 +73,9 @@ def test_no_circle():
     [
         *(pytest.param([verb], id=verb) for verb in LIGHT_VERBS),
         *(
-            pytest.param([f"{room}.{path.stem}" for path in (SRC / room).glob("*.py") if path.stem != "__init__"], id=room)
+            pytest.param(
+                [f"{room}.{path.stem}" for path in (SRC / room).glob("*.py") if path.stem != "__init__"], id=room
+            )
             for room in ("core", "answers", "tasks", "leaderboard")
         ),
     ],

@@ -1,4 +1,5 @@
-"""The round trip through the unmodified client, against a loopback double of the service that really runs what is pushed."""
+"""The round trip through the unmodified client, against a loopback double of the service that really runs what is
+pushed."""
 
 import json
 import re
@@ -69,23 +70,46 @@ def test_the_whole_way(service, home, call):
     assert "downloaded to" in kaggle("download")
     assert "is there already and complete" in kaggle("download")
     pushed = kaggle(*PUSH)
-    assert "version 1 is running: https://www.kaggle.com/code/tester/cxr-model-b" in pushed and "bytes of at most 1,000,000" in pushed
+    assert (
+        "version 1 is running: https://www.kaggle.com/code/tester/cxr-model-b" in pushed
+        and "bytes of at most 1,000,000" in pushed
+    )
     sent = service.pushes[0]
     assert sent["enableGpu"] and sent["machineShape"] == "NvidiaTeslaT4" and sent["competitionDataSources"] == [SLUG]
     ended(call, service)
     assert "fetched" in kaggle("fetch", "modelB")
     output = home / "fetched/modelB-v1"
-    left = sorted(path.relative_to(service.kaggle / "working").as_posix() for path in (service.kaggle / "working").rglob("*") if path.is_file())
-    assert "submission.csv" in left and "manifest.json" in left and len(left) < 20 and not any(name.startswith(("kit", "cache")) for name in left)
-    assert not any(path.is_file() for path in (service.folder / "home").rglob("*"))  # it wrote to /kaggle/working and nowhere else
+    left = sorted(
+        path.relative_to(service.kaggle / "working").as_posix()
+        for path in (service.kaggle / "working").rglob("*")
+        if path.is_file()
+    )
+    assert (
+        "submission.csv" in left
+        and "manifest.json" in left
+        and len(left) < 20
+        and not any(name.startswith(("kit", "cache")) for name in left)
+    )
+    assert not any(
+        path.is_file() for path in (service.folder / "home").rglob("*")
+    )  # it wrote to /kaggle/working and nowhere else
     assert [path.name for path in (service.kaggle / "src").iterdir()] == ["script.py"]
     kaggle("submit", output / "submission.csv", "-m", "first try", "--force")
-    assert "4 more are allowed today" in spoken[-1] and "public score -4.3" in spoken[-1] and "first try" in kaggle("submissions")
+    assert (
+        "4 more are allowed today" in spoken[-1]
+        and "public score -4.3" in spoken[-1]
+        and "first try" in kaggle("submissions")
+    )
 
-    assert call("main", "modelB", *TINY, "epochs=1", "frozen_epochs=0", "name=local").code == 0  # finds the downloaded data by itself
+    assert (
+        call("main", "modelB", *TINY, "epochs=1", "frozen_epochs=0", "name=local").code == 0
+    )  # finds the downloaded data by itself
     local = (home / "submissions/local.csv").read_bytes()
     assert [content for content, _ in service.submissions] == [local] == [(output / "submission.csv").read_bytes()]
-    assert logits_file.read_logits(output / "runs/modelB/test_logits.npz").logits.tobytes() == logits_file.read_logits(home / "runs/local/test_logits.npz").logits.tobytes()
+    assert (
+        logits_file.read_logits(output / "runs/modelB/test_logits.npz").logits.tobytes()
+        == logits_file.read_logits(home / "runs/local/test_logits.npz").logits.tobytes()
+    )
 
     assert KEY not in "".join(spoken) + json.dumps(service.pushes) + texts(service.folder) + texts(home)
 
@@ -97,7 +121,12 @@ def test_a_cut_session_is_resumed_by_a_second_push(service, home, call):
     shutil.copytree(service.data, home / "data" / SLUG)
     weights = safetensors.torch.save(timm.create_model("test_convnext", num_classes=0).state_dict())
     service.datasets["tester/weights"] = {"test_convnext.safetensors": weights}
-    chosen = [*(setting for setting in TINY if not setting.startswith("weights=")), "epochs=400", "patience=400", "frozen_epochs=0"]
+    chosen = [
+        *(setting for setting in TINY if not setting.startswith("weights=")),
+        "epochs=400",
+        "patience=400",
+        "frozen_epochs=0",
+    ]
     assert call("kernel", "push", "modelB", *chosen, "--weights", "tester/weights", "--no-internet").code == 0
     log, deadline = service.kaggle / "working/runs/modelB/log.csv", time.monotonic() + 90
     while not log.is_file():
@@ -105,7 +134,9 @@ def test_a_cut_session_is_resumed_by_a_second_push(service, home, call):
         time.sleep(0.1)
     service.faults["session_limit"] = 1
     said = call("kernel", "status", "modelB", "--wait", "--every", "0.1")
-    assert said.code == 2 and "exceeded the session time limit" in said.err and "push modelB --resume goes on" in said.err
+    assert (
+        said.code == 2 and "exceeded the session time limit" in said.err and "push modelB --resume goes on" in said.err
+    )
     said = call("kernel", "fetch", "modelB")
     assert said.code == 2 and "has no manifest.json" in said.err and not list((home / "fetched").iterdir())
 
@@ -113,24 +144,39 @@ def test_a_cut_session_is_resumed_by_a_second_push(service, home, call):
     refused(call("kernel", "push", "modelB", "epochs=3", "--resume"), "a run goes on with its own: leave them out")
     said = call("kernel", "push", "modelB", "--resume", "--hours", "0.036")  # 130 s, 120 of them spare
     assert said.code == 0 and "version 2 is running" in said.out, said.err
-    assert service.pushes[1]["kernelDataSources"] == ["tester/cxr-model-b"] and service.pushes[1]["datasetDataSources"] == ["tester/weights"]
+    assert service.pushes[1]["kernelDataSources"] == ["tester/cxr-model-b"] and service.pushes[1][
+        "datasetDataSources"
+    ] == ["tester/weights"]
     assert not service.pushes[1].get("enableInternet", False)
     ended(call, service)
     resumed = re.search(r"resumed after epoch (\d+)", (service.folder / "kaggle.log").read_text())
-    assert int(resumed[1]) in (done, done + 1)  # last.pt is written before log.csv, and the session may be cut in between
+    assert int(resumed[1]) in (
+        done,
+        done + 1,
+    )  # last.pt is written before log.csv, and the session may be cut in between
     said = call("kernel", "fetch", "modelB")
     assert said.code == 0 and "training stopped for time" in said.out, said.err
     assert json.loads((home / "fetched/modelB-v2/manifest.json").read_text())["state"] == "paused"
-    assert len(labels.read_one_hot(home / "fetched/modelB-v2/submission.csv").ids) == len(labels.read_ids(service.data / "test.csv"))
-
+    assert len(labels.read_one_hot(home / "fetched/modelB-v2/submission.csv").ids) == len(
+        labels.read_ids(service.data / "test.csv")
+    )
 
 
 @pytest.fixture
 def quick(service, monkeypatch):
     """Kernels that end at once: what is pushed keeps its run id and bundle, and writes a manifest without training."""
+
     def build(config, name, settings, run_id, accelerator, weights="", resume=False):
-        manifest = {"run_id": run_id, "bundle": "b" * 64, "state": "trained", "files": {"submission.csv": kernel.hashlib.sha256(b"x").hexdigest()}}
-        return kernel.bundle.Bundle(f"open('submission.csv', 'w').write('x')\nopen('manifest.json', 'w').write({json.dumps(manifest)!r})\n", "b" * 64)
+        manifest = {
+            "run_id": run_id,
+            "bundle": "b" * 64,
+            "state": "trained",
+            "files": {"submission.csv": kernel.hashlib.sha256(b"x").hexdigest()},
+        }
+        return kernel.bundle.Bundle(
+            f"open('submission.csv', 'w').write('x')\nopen('manifest.json', 'w').write({json.dumps(manifest)!r})\n",
+            "b" * 64,
+        )
 
     monkeypatch.setattr(kernel.bundle, "build", build)
     return service
@@ -141,10 +187,13 @@ def refused(said, sentence: str) -> None:
     assert said.code == 2 and len(errors) == 1 and sentence in errors[0], (said.code, said.err, said.out)
 
 
-@pytest.mark.parametrize(("fault", "times", "sentence"), [
-    ("push_error", 1, "the push failed (Maximum batch GPU session count of 2 reached)"),
-    ("invalid_sources", 1, f"version 1 was started without what it needs ({SLUG}): cancel it at"),
-])
+@pytest.mark.parametrize(
+    ("fault", "times", "sentence"),
+    [
+        ("push_error", 1, "the push failed (Maximum batch GPU session count of 2 reached)"),
+        ("invalid_sources", 1, f"version 1 was started without what it needs ({SLUG}): cancel it at"),
+    ],
+)
 def test_a_push_that_failed_with_exit_code_0(fault, times, sentence, quick, home, call):
     quick.faults[fault] = times
     refused(call("kernel", "push", "modelB"), sentence)
@@ -182,8 +231,14 @@ def test_an_output_that_is_stale_cut_or_an_error_page(quick, home, call):
 def test_a_download_that_is_refused_cut_or_an_error_page(service, home, call):
     Path("other.yaml").write_text((Path(files.ROOT) / "configs/modelB.yaml").read_text().replace(SLUG, "no-such-one"))
     service.faults["rules"] = 1
-    refused(call("kernel", "download"), f"if that is why, accept the rules at https://www.kaggle.com/competitions/{SLUG}/rules")
-    refused(call("kernel", "download", "other.yaml"), "failed (HTTP 404: Competition not found: no-such-one): Kaggle knows no such competition")
+    refused(
+        call("kernel", "download"),
+        f"if that is why, accept the rules at https://www.kaggle.com/competitions/{SLUG}/rules",
+    )
+    refused(
+        call("kernel", "download", "other.yaml"),
+        "failed (HTTP 404: Competition not found: no-such-one): Kaggle knows no such competition",
+    )
     service.faults = {"error_page": 1}
     refused(call("kernel", "download"), "is damaged")
     assert not list((home / "data").iterdir())
@@ -198,16 +253,33 @@ def test_submissions_that_fail(service, home, call):
     (home / "submissions").mkdir()
     good = home / "submissions/mine.csv"
     submission.write(good, ids, table.classes, np.eye(20, dtype=int)[[19] * len(ids)], ids)
-    for fault, sentence in (("upload_failed", "the submission failed ("), ("daily_limit", "the submission failed (HTTP 400: You have reached the daily submission limit for this competition)"), ("rules", "accept the rules at")):
+    for fault, sentence in (
+        ("upload_failed", "the submission failed ("),
+        (
+            "daily_limit",
+            "the submission failed (HTTP 400: You have reached the daily submission limit for this competition)",
+        ),
+        ("rules", "accept the rules at"),
+    ):
         service.faults = {fault: 1}
         refused(call("kernel", "submit", good, "-m", "x"), sentence)
     service.faults = {}
     assert not service.submissions
     (home / "submissions/short.csv").write_text("\n".join(good.read_text().splitlines()[:5]) + "\n")
-    refused(call("kernel", "submit", home / "submissions/short.csv", "-m", "x"), f"4 rows where there are {len(ids)} test images")
+    refused(
+        call("kernel", "submit", home / "submissions/short.csv", "-m", "x"),
+        f"4 rows where there are {len(ids)} test images",
+    )
     refused(call("kernel", "submit", home / "submissions/absent.csv", "-m", "x"), "there is no such file")
     (home / "runs/mine").mkdir(parents=True)
-    report = {"synthetic": True, "rule": "argmax", "validation": {"rules": {"argmax": {"score": -5.0, "over_always": -0.3}}, "always": {"class": "No Finding", "score": -4.7}}}
+    report = {
+        "synthetic": True,
+        "rule": "argmax",
+        "validation": {
+            "rules": {"argmax": {"score": -5.0, "over_always": -0.3}},
+            "always": {"class": "No Finding", "score": -4.7},
+        },
+    }
     files.write_json(home / "runs/mine/report.json", report)
     refused(call("kernel", "submit", good, "-m", "x", "--force"), "was made from synthetic radiographs")
     files.write_json(home / "runs/mine/report.json", report | {"synthetic": False})
@@ -229,12 +301,14 @@ def test_weights_are_published_as_a_private_dataset(service, home, call):
 
 
 def test_weights_are_fetched_into_a_file_that_a_run_can_use(home, call, monkeypatch):
-    from tasks import registry
     from net import model
+    from tasks import registry
 
     wanted = timm.create_model("test_convnext", num_classes=0)
     monkeypatch.setattr(model, "_fetched", lambda name: wanted)
-    (home / "small.yaml").write_text((Path(files.ROOT) / "configs/modelB.yaml").read_text().replace("convnext_tiny.fb_in1k", "test_convnext"))
+    (home / "small.yaml").write_text(
+        (Path(files.ROOT) / "configs/modelB.yaml").read_text().replace("convnext_tiny.fb_in1k", "test_convnext")
+    )
     said = call("kernel", "weights", home / "small.yaml")
     path = home / "weights/test_convnext.safetensors"
     assert said.code == 0 and f"weights={files.shown(path)}" in said.out, said.err
@@ -244,12 +318,23 @@ def test_weights_are_fetched_into_a_file_that_a_run_can_use(home, call, monkeypa
 
 def test_what_is_asked_wrongly(service, home, call):
     for argv, sentence in (
-        (["push", "modelZ"], "there is no configuration"), (["push", "demo"], "the key task is missing"), (["push", "modelB", "epohcs=1"], "unknown key epohcs"),
-        (["push", "modelB", "--hours", "30"], "hours"), (["push", "modelB", "hours=0"], "give --hours H"), (["push", "modelB", "weights=my.pth"], "--weights OWNER/DATASET"),
-        (["status", "../x"], "'../x' is no name of a configuration"), (["push", "modelB", "--accelerator", "P100"], "--accelerator P100 will not do"),
-        (["push", "modelB", "slug=another-one"], "attaches 26-t-1-dl-gen-ainppe-1, and slug = another-one: make them agree"),
-        (["push", "modelB", "--no-internet"], "without internet the ImageNet weights cannot be fetched"), (["push", "modelB", "--resume"], "was never pushed from here"),
-        (["fetch", "modelB"], "was never pushed from here"), (["leap"], "one of download, weights, push"), ([], "one of download"),
+        (["push", "modelZ"], "there is no configuration"),
+        (["push", "demo"], "the key task is missing"),
+        (["push", "modelB", "epohcs=1"], "unknown key epohcs"),
+        (["push", "modelB", "--hours", "30"], "hours"),
+        (["push", "modelB", "hours=0"], "give --hours H"),
+        (["push", "modelB", "weights=my.pth"], "--weights OWNER/DATASET"),
+        (["status", "../x"], "'../x' is no name of a configuration"),
+        (["push", "modelB", "--accelerator", "P100"], "--accelerator P100 will not do"),
+        (
+            ["push", "modelB", "slug=another-one"],
+            "attaches 26-t-1-dl-gen-ainppe-1, and slug = another-one: make them agree",
+        ),
+        (["push", "modelB", "--no-internet"], "without internet the ImageNet weights cannot be fetched"),
+        (["push", "modelB", "--resume"], "was never pushed from here"),
+        (["fetch", "modelB"], "was never pushed from here"),
+        (["leap"], "one of download, weights, push"),
+        ([], "one of download"),
     ):
         refused(call("kernel", *argv), sentence)
     assert not service.pushes
@@ -257,7 +342,10 @@ def test_what_is_asked_wrongly(service, home, call):
 
 def test_credentials(home, call, monkeypatch, tmp_path):
     """Named by file or variable, never by value."""
-    refused(call("kernel", "submissions"), "no Kaggle credentials were found: make a token at https://www.kaggle.com/settings")
+    refused(
+        call("kernel", "submissions"),
+        "no Kaggle credentials were found: make a token at https://www.kaggle.com/settings",
+    )
     folder = tmp_path / "user/.kaggle"
     folder.mkdir(parents=True)
     (folder / "kaggle.json").write_text("{")
@@ -284,7 +372,13 @@ def test_refused_credentials_are_named(service, call, monkeypatch):
 
 def test_doctor_shows_it_all_and_no_value(home, call, monkeypatch, competition):
     said = call("doctor")
-    assert said.code == 0 and "MISSING Kaggle" in said.out and "MISSING data" in said.out and "ok      torch" in said.out and "kernel modelB" in said.out
+    assert (
+        said.code == 0
+        and "MISSING Kaggle" in said.out
+        and "MISSING data" in said.out
+        and "ok      torch" in said.out
+        and "kernel modelB" in said.out
+    )
     monkeypatch.setenv("KAGGLE_USERNAME", USERNAME)
     monkeypatch.setenv("KAGGLE_KEY", KEY)
     monkeypatch.setenv("CXR_DATA", str(competition))

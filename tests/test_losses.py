@@ -1,4 +1,5 @@
-"""Multi-label losses: limits, signs, published and hand-computed numbers, and what they do at the ends of the number line."""
+"""Multi-label losses: limits, signs, published and hand-computed numbers, and what they do at the ends of the number
+line."""
 
 import math
 from types import SimpleNamespace
@@ -14,7 +15,14 @@ from core.errors import UserError
 from net import losses
 from net.losses import asymmetric, class_balanced_focal, effective_weights, focal, prevalence_weights, weighted_bce
 
-CONFIG = SimpleNamespace(label_smoothing=0.0, imbalance={}, focal_alpha=0.20, focal_gamma=2.5, effective_beta=0.9999, asymmetric=[1.0, 4.0, 0.05])
+CONFIG = SimpleNamespace(
+    label_smoothing=0.0,
+    imbalance={},
+    focal_alpha=0.20,
+    focal_gamma=2.5,
+    effective_beta=0.9999,
+    asymmetric=[1.0, 4.0, 0.05],
+)
 COUNTS, ROWS, CPU = np.array([40, 300, 5, 120]), 1000, torch.device("cpu")
 MULTI_LABEL = ["weighted_bce", "focal", "class_balanced_focal", "asymmetric"]
 
@@ -38,7 +46,9 @@ def gradient(loss, logits, targets) -> torch.Tensor:
 def minimum(loss, targets) -> np.ndarray:
     """The probabilities [C] of the constant logits with the least loss."""
     logits = torch.zeros(targets.shape[1], requires_grad=True)
-    optimizer = torch.optim.LBFGS([logits], max_iter=200, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        [logits], max_iter=200, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+    )
 
     def closure():
         optimizer.zero_grad()
@@ -62,20 +72,25 @@ def test_effective_weights_by_hand():
     """Equation 26 with β = 0.9: one positive gives 0.1/0.1, two give 0.1/0.19, which scale to 38/29 and 20/29."""
     assert effective_weights(np.array([1, 2]), 0.9) == pytest.approx([38 / 29, 20 / 29])
     assert effective_weights(np.array([5, 80, 9000]), 0) == pytest.approx(np.ones(3))
-    assert effective_weights(np.array([5, 80, 9000]), 1 - 1e-9) == pytest.approx(prevalence_weights(np.array([5, 80, 9000]), 20000), rel=1e-3)
+    assert effective_weights(np.array([5, 80, 9000]), 1 - 1e-9) == pytest.approx(
+        prevalence_weights(np.array([5, 80, 9000]), 20000), rel=1e-3
+    )
 
 
 @pytest.mark.parametrize("weigh", [lambda counts: prevalence_weights(counts, ROWS), effective_weights])
 def test_a_label_without_positives_has_no_weight(weigh):
     """The others average 1 and the rarer weighs more."""
     weights = weigh(np.array([50, 0, 10, 400]))
-    assert weights[1] == 0 and weights[[0, 2, 3]].mean() == pytest.approx(1) and weights[2] > weights[0] > weights[3] > 0
+    assert (
+        weights[1] == 0 and weights[[0, 2, 3]].mean() == pytest.approx(1) and weights[2] > weights[0] > weights[3] > 0
+    )
     with pytest.raises(UserError, match="no label has a positive"):
         weigh(np.zeros(3, int))
 
 
 def test_focal_loss_is_a_hundredth_at_nine_tenths():
-    """Lin et al. 2017, section 3.2: with γ = 2 the cross-entropy shrinks 100 times at p_t = 0.9 and about 1000 times at 0.968."""
+    """Lin et al. 2017, section 3.2: with γ = 2 the cross-entropy shrinks 100 times at p_t = 0.9 and about 1000 times at
+    0.968."""
     for p, shrunk in ((0.9, 100), (0.968, 1000)):
         logit, positive = torch.tensor([[math.log(p / (1 - p))]]), torch.ones(1, 1)
         ratio = F.binary_cross_entropy_with_logits(logit, positive) / focal(alpha=1, gamma=2)(logit, positive)
@@ -87,8 +102,12 @@ def test_limits_are_binary_cross_entropy():
     targets[:8] = torch.rand(8, 4, generator=torch.Generator().manual_seed(2))  # soft ones too
     expected = F.binary_cross_entropy_with_logits(logits, targets).item()
     alike = np.full(4, 30)
-    assert 2 * build("focal", focal_alpha=0.5, focal_gamma=0)(logits, targets).item() == pytest.approx(expected, rel=1e-6)
-    assert build("class_balanced_focal", alike, focal_gamma=0)(logits, targets).item() == pytest.approx(expected, rel=1e-6)
+    assert 2 * build("focal", focal_alpha=0.5, focal_gamma=0)(logits, targets).item() == pytest.approx(
+        expected, rel=1e-6
+    )
+    assert build("class_balanced_focal", alike, focal_gamma=0)(logits, targets).item() == pytest.approx(
+        expected, rel=1e-6
+    )
     assert build("asymmetric", asymmetric=[0, 0, 0])(logits, targets).item() == pytest.approx(expected, rel=1e-6)
     assert build("weighted_bce", alike)(logits, targets).item() == pytest.approx(expected, rel=1e-6)
 
@@ -111,15 +130,20 @@ def test_the_same_as_torchvision_and_timm():
 def test_the_weighted_losses_weigh_whole_elements():
     """A label's share of the loss and of the gradient is its weight times that without weights."""
     logits, targets = batch()
-    for weighted, plain in ((weighted_bce(torch.tensor([0.5, 2.0, 0.0, 1.5])), weighted_bce(torch.ones(4))),
-                            (class_balanced_focal(torch.tensor([0.5, 2.0, 0.0, 1.5])), class_balanced_focal(torch.ones(4)))):
-        assert torch.allclose(gradient(weighted, logits, targets), gradient(plain, logits, targets) * torch.tensor([0.5, 2.0, 0.0, 1.5]))
+    for weighted, plain in (
+        (weighted_bce(torch.tensor([0.5, 2.0, 0.0, 1.5])), weighted_bce(torch.ones(4))),
+        (class_balanced_focal(torch.tensor([0.5, 2.0, 0.0, 1.5])), class_balanced_focal(torch.ones(4))),
+    ):
+        assert torch.allclose(
+            gradient(weighted, logits, targets), gradient(plain, logits, targets) * torch.tensor([0.5, 2.0, 0.0, 1.5])
+        )
 
 
 @pytest.mark.parametrize("name", MULTI_LABEL)
 def test_a_harder_error_costs_more(name):
     loss, ladder = build(name), torch.arange(-12.0, 12.5, 0.5)
     for label in range(4):
+
         def cost(logit, target, label=label):
             logits, targets = torch.zeros(1, 4), torch.full((1, 4), torch.nan)
             logits[0, label], targets[0, label] = logit, target
@@ -133,7 +157,11 @@ def test_a_harder_error_costs_more(name):
 def test_positives_push_their_logit_up_and_negatives_down(name):
     logits, targets = batch(spread=2.0)
     found = gradient(build(name), logits, targets)
-    felt = (targets == 1) | (logits.sigmoid() > 0.05) if name == "asymmetric" else torch.ones_like(targets, dtype=torch.bool)
+    felt = (
+        (targets == 1) | (logits.sigmoid() > 0.05)
+        if name == "asymmetric"
+        else torch.ones_like(targets, dtype=torch.bool)
+    )
     assert (found[felt & (targets == 1)] < 0).all() and (found[felt & (targets == 0)] > 0).all()
     assert (found[~felt] == 0).all() and felt.any()
 
@@ -149,11 +177,17 @@ def test_asymmetric_ignores_negatives_below_the_margin_and_follows_positives_to_
 @pytest.mark.parametrize("name", MULTI_LABEL)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_extreme_logits_stay_finite(name, dtype):
-    """Also where the exponents are small enough to make a power's slope infinite; a hopelessly missed positive is still pulled."""
+    """Also where the exponents are small enough to make a power's slope infinite; a hopelessly missed positive is still
+    pulled."""
     ladder = torch.tensor([-1000.0, -100, -30, 30, 100, 1000], dtype=dtype)
     logits = ladder.repeat(3)[:, None].expand(-1, 4)
     targets = torch.tensor([0.0, 0.5, 1.0]).repeat_interleave(6)[:, None].expand(-1, 4)
-    for changed in ({}, {"focal_gamma": 0.0, "asymmetric": [0, 0, 0]}, {"focal_gamma": 0.5, "asymmetric": [0.5, 0.5, 0]}, {"asymmetric": [0.5, 0.5, 0.05]}):
+    for changed in (
+        {},
+        {"focal_gamma": 0.0, "asymmetric": [0, 0, 0]},
+        {"focal_gamma": 0.5, "asymmetric": [0.5, 0.5, 0]},
+        {"asymmetric": [0.5, 0.5, 0.05]},
+    ):
         loss = build(name, **changed)
         value, found = loss(logits, targets), gradient(loss, logits, targets)
         assert value.dtype == torch.float32 and value.isfinite() and value > 0
@@ -185,7 +219,9 @@ def test_soft_targets_are_the_mix_of_both_losses(name):
     """y·L₊ + (1 − y)·L₋, for MixUp's shares as for label smoothing: (1 − ε)·y + ε/2."""
     logits, targets = batch()
     positive, negative = build(name)(logits, torch.ones_like(targets)), build(name)(logits, torch.zeros_like(targets))
-    assert build(name)(logits, torch.full_like(targets, 0.3)).item() == pytest.approx((0.3 * positive + 0.7 * negative).item(), rel=1e-5)
+    assert build(name)(logits, torch.full_like(targets, 0.3)).item() == pytest.approx(
+        (0.3 * positive + 0.7 * negative).item(), rel=1e-5
+    )
     smooth = build(name)(logits, 0.9 * targets + 0.05).item()
     assert build(name, label_smoothing=0.1)(logits, targets).item() == pytest.approx(smooth, rel=1e-6)
     assert smooth != pytest.approx(build(name)(logits, targets).item(), rel=1e-3)
@@ -209,16 +245,29 @@ def test_build_hands_the_settings_over():
         "class_balanced_focal": class_balanced_focal(torch.tensor(effective_weights(COUNTS, 0.99)).float(), 1.5, 0.1),
         "asymmetric": asymmetric(2.0, 3.0, 0.1, 0.1),
     }.items():
-        loss = build(name, label_smoothing=0.1, focal_alpha=0.3, focal_gamma=1.5, effective_beta=0.99, asymmetric=[2.0, 3.0, 0.1], imbalance={"oversampling": 0.5})
+        loss = build(
+            name,
+            label_smoothing=0.1,
+            focal_alpha=0.3,
+            focal_gamma=1.5,
+            effective_beta=0.99,
+            asymmetric=[2.0, 3.0, 0.1],
+            imbalance={"oversampling": 0.5},
+        )
         assert torch.equal(loss(logits, targets), expected(logits, targets)), name
 
 
 def test_build_corrects_cross_entropy_by_its_own_means_only():
     logits, targets = batch()[0], torch.eye(4).repeat(16, 1)
     plain = losses.cross_entropy(0.05, None, None)(logits, targets)
-    assert torch.equal(build("cross_entropy", label_smoothing=0.05, imbalance={"oversampling": 0.5, "sampler": 0.5})(logits, targets), plain)
+    assert torch.equal(
+        build("cross_entropy", label_smoothing=0.05, imbalance={"oversampling": 0.5, "sampler": 0.5})(logits, targets),
+        plain,
+    )
     adjusted = build("cross_entropy", label_smoothing=0.05, imbalance={"logit_adjustment": 1.0})(logits, targets)
-    assert torch.allclose(adjusted, losses.cross_entropy(0.05, None, torch.tensor(np.log(COUNTS / COUNTS.sum())).float())(logits, targets))
+    assert torch.allclose(
+        adjusted, losses.cross_entropy(0.05, None, torch.tensor(np.log(COUNTS / COUNTS.sum())).float())(logits, targets)
+    )
     weighted = build("cross_entropy", imbalance={"loss_weights": 1.0})
     every = torch.eye(4).repeat_interleave(torch.tensor(COUNTS), dim=0)  # the training images: their weights average 1
     assert weighted(torch.zeros_like(every), every).item() == pytest.approx(math.log(4), rel=1e-5)

@@ -61,7 +61,8 @@ def test_the_box_is_the_smallest_square_by_brute_force():
         wanted = min(32 * side * (1 + 2 * MARGIN), SIDE)
         left, top, right, bottom = pixels(box)
         assert (right - left, bottom - top) == (pytest.approx(wanted), pytest.approx(wanted))
-        # one of those smallest squares lies inside the box, with the whole margin at every edge that the frame leaves room for
+        # one of those smallest squares lies inside the box, with the whole margin at every edge that the frame leaves
+        # room for
         for near, far, starts in ((left, right, lefts), (top, bottom, tops)):
             ends = [(32 * (start - MARGIN * side), 32 * (start + side * (1 + MARGIN))) for start in starts]
             assert any(near <= max(first, 0) + 1e-9 and min(last, SIDE) - 1e-9 <= far for first, last in ends)
@@ -77,10 +78,18 @@ def test_the_box_holds_every_positive_pixel_and_stays_inside():
             continue
         tried += 1
         assert 0 <= box.left < box.right <= 1 and 0 <= box.top < box.bottom <= 1
-        assert box.right - box.left == pytest.approx(box.bottom - box.top) and (box.right - box.left) ** 2 * SIDE**2 > LEAST
+        assert (
+            box.right - box.left == pytest.approx(box.bottom - box.top)
+            and (box.right - box.left) ** 2 * SIDE**2 > LEAST
+        )
         assert box.cut(mask).sum() == mask.sum()
         rows, columns = np.nonzero(mask)
-        edges = columns.min() / shape[1], rows.min() / shape[0], (columns.max() + 1) / shape[1], (rows.max() + 1) / shape[0]
+        edges = (
+            columns.min() / shape[1],
+            rows.min() / shape[0],
+            (columns.max() + 1) / shape[1],
+            (rows.max() + 1) / shape[0],
+        )
         assert box.left <= edges[0] and box.top <= edges[1] and edges[2] <= box.right and edges[3] <= box.bottom
     assert tried > 60
 
@@ -93,7 +102,13 @@ def test_the_margin_is_three_percent_at_every_edge_and_the_square_is_centred():
 
 @pytest.mark.parametrize(
     "top, left, wanted",
-    [(0, 0, (0, 0, 318, 318)), (212, 212, (194, 194, 512, 512)), (0, 212, (194, 0, 512, 318)), (5, 100, (91, 0, 409, 318)), (210, 100, (91, 194, 409, 512))],
+    [
+        (0, 0, (0, 0, 318, 318)),
+        (212, 212, (194, 194, 512, 512)),
+        (0, 212, (194, 0, 512, 318)),
+        (5, 100, (91, 0, 409, 318)),
+        (210, 100, (91, 194, 409, 512)),
+    ],
 )
 def test_at_the_border_the_square_moves_back_and_keeps_its_size(top, left, wanted):
     assert pixels(lung_box(block(top, left, 300, 300))) == pytest.approx(wanted)
@@ -108,7 +123,11 @@ def test_a_mask_of_another_size_gives_the_same_fractions():
     rng = np.random.default_rng(2)
     for _ in range(30):
         mask = made_up(rng, (23, 31))
-        assert lung_box(np.kron(mask, np.ones((2, 3), bool))) == lung_box(mask) == lung_box(mask.repeat(40, axis=0).repeat(40, axis=1))
+        assert (
+            lung_box(np.kron(mask, np.ones((2, 3), bool)))
+            == lung_box(mask)
+            == lung_box(mask.repeat(40, axis=0).repeat(40, axis=1))
+        )
 
 
 def test_nearest_neighbour_leans_to_no_side():
@@ -118,7 +137,9 @@ def test_nearest_neighbour_leans_to_no_side():
         mask = made_up(rng, (100, 237))
         box, mirrored = lung_box(mask), lung_box(mask[::-1, ::-1])
         assert (box is None) == (mirrored is None)
-        assert box is None or box == pytest.approx((1 - mirrored.right, 1 - mirrored.bottom, 1 - mirrored.left, 1 - mirrored.top), abs=1.01 / SIDE)
+        assert box is None or box == pytest.approx(
+            (1 - mirrored.right, 1 - mirrored.bottom, 1 - mirrored.left, 1 - mirrored.top), abs=1.01 / SIDE
+        )
 
 
 # Rejection
@@ -161,7 +182,11 @@ IMAGE = np.random.default_rng(4).integers(0, 256, (256, 1000), dtype=np.uint8)
 def test_masks_crop_by_stem_and_count(folder):
     cropper = lungs.Masks(folder)
     assert (cropper(IMAGE, "good.jpg") == IMAGE[45:205, 275:897]).all()  # 91 … 409 and 141 … 459 of 512, outwards
-    assert cropper(IMAGE, "speck.png") is IMAGE and cropper(IMAGE, "none.png") is IMAGE and cropper(IMAGE, "other.png") is IMAGE
+    assert (
+        cropper(IMAGE, "speck.png") is IMAGE
+        and cropper(IMAGE, "none.png") is IMAGE
+        and cropper(IMAGE, "other.png") is IMAGE
+    )
     assert (cropper.used, cropper.rejected, cropper.without) == (1, 1, 2)
 
 
@@ -170,7 +195,14 @@ def test_a_mask_may_be_of_any_kind(folder):
     wanted = lungs.Masks(folder)(IMAGE, "good")
     palette = Image.fromarray(mask)
     palette.putpalette([0, 0, 0, 90, 0, 0])
-    kinds = [mask, mask > 0, np.uint16(mask), np.uint16(mask) * 65535, np.dstack([mask * 255] * 3), np.dstack([mask * 0, mask * 0, mask * 255])]
+    kinds = [
+        mask,
+        mask > 0,
+        np.uint16(mask),
+        np.uint16(mask) * 65535,
+        np.dstack([mask * 255] * 3),
+        np.dstack([mask * 0, mask * 0, mask * 255]),
+    ]
     for image in [palette, *map(Image.fromarray, kinds)]:
         image.save(folder / "kind.png")
         assert np.array_equal(lungs.Masks(folder)(IMAGE, "kind.jpg"), wanted), image.mode
@@ -199,7 +231,9 @@ def test_a_mask_that_cannot_be_read_is_named(folder):
     later = lungs.Masks(folder)
     (folder / "gone.png").unlink()
     for step, name in ((cropper, "good"), (cropper, "speck"), (later, "gone")):
-        with pytest.raises(UserError, match=rf"its lung mask masks/{name}\.png cannot be read \([^()]+\): make it again") as caught:
+        with pytest.raises(
+            UserError, match=rf"its lung mask masks/{name}\.png cannot be read \([^()]+\): make it again"
+        ) as caught:
             step(IMAGE, f"{name}.jpg")
         assert str(caught.value).count(f"{name}.png") == 1 and "\n" not in str(caught.value)
     assert cropper.used == cropper.rejected == cropper.without == 0
@@ -248,7 +282,8 @@ def xrv():
 
 @pytest.fixture
 def shallow(xrv, monkeypatch):
-    """torchxrayvision's PSPNet with one residual block where it has 3, 4, 23 and 3: a quarter of the seconds, the same code."""
+    """torchxrayvision's PSPNet with one residual block where it has 3, 4, 23 and 3: a quarter of the seconds, the same
+    code."""
     chestx_det = xrv.baseline_models.chestx_det
     monkeypatch.setattr(chestx_det, "pspnet", partial(chestx_det.pspnet, block_config=[1, 1, 1, 1]))
     return chestx_det.pspnet
@@ -267,7 +302,9 @@ def refused(folder: Path, capsys, out: str = "") -> str:
     with pytest.raises(UserError) as caught:
         lungs.build("lungs", "", folder, CPU).ready()
     said = str(caught.value)
-    assert "\n" not in said and all(part in said for part in (lungs.FILE, lungs.URL, "crop=masks masks=DIR", "crop=none"))
+    assert "\n" not in said and all(
+        part in said for part in (lungs.FILE, lungs.URL, "crop=masks masks=DIR", "crop=none")
+    )
     found = capsys.readouterr()
     assert found.err == "" and found.out.startswith(out) and found.out.count("\n") == bool(out)
     return said
@@ -276,7 +313,10 @@ def refused(folder: Path, capsys, out: str = "") -> str:
 def test_missing_weights_offline_are_one_sentence(tmp_path, xrv, offline, monkeypatch, capsys):
     monkeypatch.setattr(xrv.utils, "download", lambda *_: pytest.fail("offline, and still a download"))
     said = refused(tmp_path / "weights", capsys)
-    assert "neither in weights nor in user/.torchxrayvision/models_data and cannot be downloaded (Name or service not known)" in said
+    assert (
+        "neither in weights nor in user/.torchxrayvision/models_data and cannot be downloaded (Name or service not"
+        " known)" in said
+    )
     assert "into weights" in said
     assert not (tmp_path / "user").exists()
 
@@ -294,14 +334,20 @@ def test_a_download_that_breaks_off_leaves_nothing(tmp_path, xrv, monkeypatch, c
 
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
     monkeypatch.setattr(xrv.utils, "download", download)
-    assert "cannot be downloaded (ConnectionError)" in refused(tmp_path / "weights", capsys, out=f"downloading {lungs.FILE}")
+    assert "cannot be downloaded (ConnectionError)" in refused(
+        tmp_path / "weights", capsys, out=f"downloading {lungs.FILE}"
+    )
     assert not list((tmp_path / "user" / ".torchxrayvision" / "models_data").iterdir())
 
 
 def test_a_download_lands_in_torchxrayvisions_cache(tmp_path, xrv, monkeypatch):
     monkeypatch.setattr(xrv.baseline_models.chestx_det, "pspnet", lambda targets: torch.nn.Linear(3, targets))
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: open(os.devnull))
-    monkeypatch.setattr(xrv.utils, "download", lambda _, name: torch.save({"module.weight": torch.ones(14, 3), "module.bias": torch.ones(14)}, name))
+    monkeypatch.setattr(
+        xrv.utils,
+        "download",
+        lambda _, name: torch.save({"module.weight": torch.ones(14, 3), "module.bias": torch.ones(14)}, name),
+    )
     lungs.build("lungs", "", tmp_path, CPU).ready()
     assert [path.name for path in (tmp_path / "user" / ".torchxrayvision" / "models_data").iterdir()] == [lungs.FILE]
     monkeypatch.setattr(xrv.utils, "download", lambda *_: pytest.fail("downloaded twice"))
@@ -309,14 +355,19 @@ def test_a_download_lands_in_torchxrayvisions_cache(tmp_path, xrv, monkeypatch):
 
 
 def test_damaged_and_foreign_weights_are_named(tmp_path, xrv, offline, monkeypatch, capsys):
-    monkeypatch.setattr(xrv.baseline_models.chestx_det, "pspnet", lambda targets: torch.nn.Linear(3, targets))  # made in no time, loaded alike
+    monkeypatch.setattr(
+        xrv.baseline_models.chestx_det, "pspnet", lambda targets: torch.nn.Linear(3, targets)
+    )  # made in no time, loaded alike
     mine, cache = tmp_path / "weights", tmp_path / "user" / ".torchxrayvision" / "models_data"
     mine.mkdir()
     cache.mkdir(parents=True)
     foreign = {"module.fc.weight": torch.zeros(3, 4)}
     torch.save(foreign, cache / lungs.FILE)
     whole = (cache / lungs.FILE).read_bytes()
-    assert "in user/.torchxrayvision/models_data cannot be loaded (RuntimeError), so the file is damaged or another network's" in refused(mine, capsys)
+    assert (
+        "in user/.torchxrayvision/models_data cannot be loaded (RuntimeError), so the file is damaged or another"
+        " network's" in refused(mine, capsys)
+    )
     for content in (whole[: len(whole) // 2], b"", b"<html>not found</html>"):
         (mine / lungs.FILE).write_bytes(content)
         assert "in weights cannot be loaded" in refused(mine, capsys)  # the folder comes first
@@ -326,7 +377,8 @@ def test_damaged_and_foreign_weights_are_named(tmp_path, xrv, offline, monkeypat
 
 @torch.no_grad()
 def seeing(network: torch.nn.Module) -> torch.nn.Module:
-    """Make a random PSPNet see: channel 0 carries brightness above mid-grey to Left Lung, channel 1 darkness to Right Lung.
+    """Make a random PSPNet see: channel 0 carries brightness above mid-grey to Left Lung, channel 1 darkness to Right
+    Lung.
 
     The other channels stay random, and the other targets answer yes everywhere.
     """
@@ -350,20 +402,29 @@ def seeing(network: torch.nn.Module) -> torch.nn.Module:
 def test_the_network_crops_to_the_lungs_it_sees(tmp_path, xrv, shallow, offline, monkeypatch, capsys):
     torch.manual_seed(0)
     state = seeing(shallow(14)).state_dict()
-    torch.save({f"module.{key}": value for key, value in state.items()}, tmp_path / lungs.FILE)  # as nn.DataParallel saves
+    torch.save(
+        {f"module.{key}": value for key, value in state.items()}, tmp_path / lungs.FILE
+    )  # as nn.DataParallel saves
     cropper = lungs.build("lungs", "", tmp_path, CPU)
     cropper.ready()
     (tmp_path / lungs.FILE).unlink()  # 120 MB, which pytest would keep
     seen = []
     cropper.network.register_forward_hook(lambda _, given, answer: seen.append((given[0], answer)))
 
-    image = np.full((600, 720), 124, np.uint8)  # mid-grey, with no pixel so bright that torchxrayvision would not warn of it
+    image = np.full(
+        (600, 720), 124, np.uint8
+    )  # mid-grey, with no pixel so bright that torchxrayvision would not warn of it
     image[120:480, 150:300] = 158
     image[120:480, 420:570] = 5
     cropped = cropper(image, "any.png")
 
     (given, answer), probabilities = seen[0], torch.sigmoid(seen[0][1])[0]
-    assert np.abs(given[0].numpy() - xrv.utils.normalize(cv2.resize(image, (512, 512), interpolation=cv2.INTER_AREA), 255)).max() < 1e-3
+    assert (
+        np.abs(
+            given[0].numpy() - xrv.utils.normalize(cv2.resize(image, (512, 512), interpolation=cv2.INTER_AREA), 255)
+        ).max()
+        < 1e-3
+    )
     names = cropper.network.targets
     mask = (probabilities[names.index("Left Lung")] > 0.5) | (probabilities[names.index("Right Lung")] > 0.5)
     box = lung_box(mask.numpy())
@@ -371,4 +432,7 @@ def test_the_network_crops_to_the_lungs_it_sees(tmp_path, xrv, shallow, offline,
     # the network's stride is 8 pixels, and its pooling reaches 4 further
     assert pixels(box) == pytest.approx(pixels(lung_box(image != 124)), abs=12)
     assert (cropper.used, cropper.rejected, cropper.without) == (1, 0, 0)
-    assert cropper.key.startswith("lungs ") and "by PSPNet on cpu; without a GPU that takes seconds an image" in capsys.readouterr().out
+    assert (
+        cropper.key.startswith("lungs ")
+        and "by PSPNet on cpu; without a GPU that takes seconds an image" in capsys.readouterr().out
+    )

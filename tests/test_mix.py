@@ -43,7 +43,9 @@ def test_cutmix_gives_every_image_its_share_of_the_pixels():
 
 
 def test_cutmix_pastes_one_box_from_the_same_place():
-    images = noise(1, 32) + 40 * torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1)  # different from each other in every pixel
+    images = noise(1, 32) + 40 * torch.arange(6, dtype=torch.uint8).view(
+        6, 1, 1, 1
+    )  # different from each other in every pixel
     pasted = 0
     for key in KEYS[:60]:
         mixed, shares = mix(images, torch.eye(6), "cutmix", 1.0, 1.0, key)
@@ -76,7 +78,7 @@ def test_mixup_interpolates_pixels_as_targets():
         mixed, shares = mix(images, targets, "mixup", 0.4, 1.0, key)
         assert mixed.dtype == torch.float32
         assert torch.allclose(mixed, (shares @ greys).view(-1, 1, 1, 1).expand_as(mixed), atol=1e-3)
-        assert 0 <= mixed.min() and mixed.max() <= 255
+        assert mixed.min() >= 0 and mixed.max() <= 255
 
 
 def test_the_share_follows_the_beta_distribution():
@@ -88,7 +90,8 @@ def test_the_share_follows_the_beta_distribution():
 
 
 def test_cutmix_keeps_what_the_clipped_box_leaves():
-    """A side s, clipped around a uniform centre, has mean s − s²/4. With s² = 1 − λ uniform, 1/2 − 1/5 + 1/48 is pasted on average."""
+    """A side s, clipped around a uniform centre, has mean s − s²/4. With s² = 1 − λ uniform, 1/2 − 1/5 + 1/48 is pasted
+    on average."""
     assert kept("cutmix", 1.0).mean() == pytest.approx(1 - (1 / 2 - 1 / 5 + 1 / 48), abs=0.03)
 
 
@@ -103,7 +106,10 @@ def test_the_key_decides_and_nothing_else(kind):
     again = mix(images, targets, kind, 1.0, 1.0, (3, 1, 4))
     assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
     assert torch.equal(before[0], torch.get_rng_state()) and (before[1] == np.random.get_state()[1]).all()
-    others = {mix(images, targets, kind, 1.0, 1.0, key)[0].numpy().tobytes() for key in ((3, 1, 4), (4, 1, 4), (3, 2, 4), (3, 1, 5))}
+    others = {
+        mix(images, targets, kind, 1.0, 1.0, key)[0].numpy().tobytes()
+        for key in ((3, 1, 4), (4, 1, 4), (3, 2, 4), (3, 1, 5))
+    }
     assert len(others) == 4
 
 
@@ -119,7 +125,9 @@ def test_inputs_are_left_alone(kind):
 def test_probability_is_that_of_a_batch(kind):
     images, targets = noise(16), torch.eye(16)
     happened = {
-        probability: sum(not torch.equal(mix(images, targets, kind, 2.0, probability, key)[1], targets) for key in KEYS[:200])
+        probability: sum(
+            not torch.equal(mix(images, targets, kind, 2.0, probability, key)[1], targets) for key in KEYS[:200]
+        )
         for probability in (0.0, 0.5, 1.0)
     }
     assert happened[0.0] == 0 and 75 < happened[0.5] < 125
@@ -158,7 +166,8 @@ def test_unknown_on_either_side_stays_unknown(kind):
 
 
 def test_unknown_without_a_share_does_not_spread():
-    """A small α makes boxes without a pixel, and images that are all box: unknown is whoever holds a pixel of the unknown image."""
+    """A small α makes boxes without a pixel, and images that are all box: unknown is whoever holds a pixel of the
+    unknown image."""
     images, targets = batch(size=8)
     targets[1, 1] = torch.nan
     one_sided = {0: 0, 1: 0}

@@ -69,7 +69,10 @@ def test_grey_becomes_three_normalised_channels():
     net.body.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     batch = images()
     net.eval()(batch)
-    mean, std = timm.create_model("test_convnext").pretrained_cfg["mean"], timm.create_model("test_convnext").pretrained_cfg["std"]
+    mean, std = (
+        timm.create_model("test_convnext").pretrained_cfg["mean"],
+        timm.create_model("test_convnext").pretrained_cfg["std"],
+    )
     for channel in range(3):
         assert torch.allclose(seen[0][:, channel], (batch[:, 0] / 255 - mean[channel]) / std[channel])
 
@@ -92,11 +95,17 @@ def test_weights_of_a_file_arrive(tmp_path):
 
 
 def test_weights_that_saw_the_test_images_are_known_by_their_names():
-    """Networks pretrained on NIH images have seen the competition's test part; those pretrained on PadChest, PadChest's."""
+    """Networks pretrained on NIH images have seen the competition's test part; those pretrained on PadChest,
+    PadChest's."""
     of = {"competition": registry.TASKS["competition"].seen, "padchest": registry.TASKS["padchest"].seen}
     for name, nih, padchest in (
-        ("densenet-nih-all.safetensors", True, False), ("CheXNet.safetensors", True, False), ("densenet121-res224-all.pth", True, True), ("resnet-pc.pth", False, True),
-        ("PadChest.pth", False, True), ("sunniheim.pth", False, False), ("imagenet.safetensors", False, False),
+        ("densenet-nih-all.safetensors", True, False),
+        ("CheXNet.safetensors", True, False),
+        ("densenet121-res224-all.pth", True, True),
+        ("resnet-pc.pth", False, True),
+        ("PadChest.pth", False, True),
+        ("sunniheim.pth", False, False),
+        ("imagenet.safetensors", False, False),
     ):
         assert [bool(of[task].search(f"densenet121 {name}")) for task in of] == [nih, padchest], name
 
@@ -112,27 +121,45 @@ def numel(module) -> int:
 
 @pytest.mark.parametrize("blocks, parameters", [(3, 42_730), (4, 133_226), (5, 461_674), (6, 1_708_394)])
 def test_networks_from_scratch_have_the_thesis_size(blocks, parameters):
-    """42.7k, 133.2k, 461.7k and 1,708.4k parameters with the head 256/0.20 and ten labels; every body has one input channel in [0, 1]."""
+    """42.7k, 133.2k, 461.7k and 1,708.4k parameters with the head 256/0.20 and ten labels; every body has one input
+    channel in [0, 1]."""
     net = model.build(thesis(f"model=cnn{blocks}", "head=256/0.20"), 10, "none")
     assert numel(net) == parameters
     seen = []
     net.body.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     white = torch.full((2, 1, 64, 64), 255, dtype=torch.uint8)
     assert net.eval()(white).shape == (2, 10) and seen[0].shape == (2, 1, 64, 64) and (seen[0] == 1).all()
-    assert net.share(thesis("unfrozen=0")) == 1 and net.groups(thesis("lr=3e-3"))[0]["lr"] == 3e-3  # a random body is trained whole, at the head's rate
+    assert (
+        net.share(thesis("unfrozen=0")) == 1 and net.groups(thesis("lr=3e-3"))[0]["lr"] == 3e-3
+    )  # a random body is trained whole, at the head's rate
 
 
-@pytest.mark.parametrize("name, millions", [("mobilenetv2_100.ra_in1k", 2.88), ("resnetv2_50.a1h_in1k", 24.55), ("efficientnet_b0.ra_in1k", 4.67)])
+@pytest.mark.parametrize(
+    "name, millions",
+    [("mobilenetv2_100.ra_in1k", 2.88), ("resnetv2_50.a1h_in1k", 24.55), ("efficientnet_b0.ra_in1k", 4.67)],
+)
 def test_transfer_networks_have_the_size_of_their_heads(name, millions):
-    """With the head 512/0.20 and ten labels; the thesis prints 3.40, 25.60 and 5.30 M, near the networks with 1000 classes."""
+    """With the head 512/0.20 and ten labels; the thesis prints 3.40, 25.60 and 5.30 M, near the networks with 1000
+    classes."""
     given = thesis(f"model={name}", "head=512/0.20")
     said = model.build(given, 10, "none").parameters_said(given)
-    assert said["total"] / 1e6 == pytest.approx(millions, abs=0.006) and said["trainable"] == said["total"]  # random: trained whole
+    assert (
+        said["total"] / 1e6 == pytest.approx(millions, abs=0.006) and said["trainable"] == said["total"]
+    )  # random: trained whole
 
 
 def test_the_head_is_what_is_spelled():
     layers = model.dense(1280, 10, 0.0, "256/0.30->128/.25")
-    assert [type(layer).__name__ for layer in layers] == ["Dropout", "Linear", "ReLU", "Dropout", "Linear", "ReLU", "Dropout", "Linear"]
+    assert [type(layer).__name__ for layer in layers] == [
+        "Dropout",
+        "Linear",
+        "ReLU",
+        "Dropout",
+        "Linear",
+        "ReLU",
+        "Dropout",
+        "Linear",
+    ]
     assert [layer.p for layer in layers if isinstance(layer, torch.nn.Dropout)] == [0.0, 0.3, 0.25]
     assert [layer.out_features for layer in layers if isinstance(layer, torch.nn.Linear)] == [256, 128, 10]
     assert numel(model.dense(1280, 10, 0.3, "none")) == 12_810
@@ -147,13 +174,22 @@ def test_the_top_share_of_the_layers_is_trained(name, tmp_path):
         net = model.build(config(name, f"weights={tmp_path / 'w.pth'}"), 5, str(tmp_path / "w.pth"))
         net.unfreeze(share)
         layers = [module for module in net.body.modules() if module._parameters]
-        trained = [any(parameter.requires_grad for parameter in module._parameters.values() if parameter is not None) for module in layers]
+        trained = [
+            any(parameter.requires_grad for parameter in module._parameters.values() if parameter is not None)
+            for module in layers
+        ]
         assert trained == sorted(trained) and sum(trained) == pytest.approx(share * len(layers), abs=0.5)
         before = {key: value.clone() for key, value in net.body.state_dict().items()}
         step(net)
         still = {key for key, value in net.body.state_dict().items() if torch.equal(before[key], value)}
         resting = {id(module) for module, moves in zip(layers, trained, strict=True) if not moves}
-        names = {f"{place}.{key}" if place else key for place, module in net.body.named_modules() if id(module) in resting for key in module.state_dict() if "." not in key}
+        names = {
+            f"{place}.{key}" if place else key
+            for place, module in net.body.named_modules()
+            if id(module) in resting
+            for key in module.state_dict()
+            if "." not in key
+        }
         assert names <= still
         found.append(sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad))
     assert found == sorted(found) and found[0] == numel(net.head) and found[-1] == numel(net)
@@ -168,7 +204,9 @@ def test_a_pretrained_body_has_its_own_rate(tmp_path):
 
 @needs_shared
 def test_real_imagenet_weights_load():
-    net = model.build(config("tf_efficientnet_lite0"), 5, weights=str(SHARED / "weights/tf_efficientnet_lite0.safetensors"))
+    net = model.build(
+        config("tf_efficientnet_lite0"), 5, weights=str(SHARED / "weights/tf_efficientnet_lite0.safetensors")
+    )
     assert net.mean.flatten().tolist() == [0.5] * 3
 
 
@@ -187,11 +225,18 @@ def test_cross_entropy_is_the_formula():
     assert torch.allclose(cross_entropy(0.1, None, None)(logits, targets), each.mean())
     assert cross_entropy(0.1, None, None)(logits.half(), targets).dtype == torch.float32
     weights = torch.tensor([4.0, 1.0, 0.5, 0.0])
-    assert torch.allclose(cross_entropy(0.1, weights, None)(logits, targets), (each * weights[[0, 1, 2, 3, 0, 1]]).mean())
-    assert torch.allclose(cross_entropy(0.1, None, weights)(logits, targets), cross_entropy(0.1, None, None)(logits + weights, targets))
+    assert torch.allclose(
+        cross_entropy(0.1, weights, None)(logits, targets), (each * weights[[0, 1, 2, 3, 0, 1]]).mean()
+    )
+    assert torch.allclose(
+        cross_entropy(0.1, None, weights)(logits, targets), cross_entropy(0.1, None, None)(logits + weights, targets)
+    )
 
 
-@pytest.mark.parametrize("corrections", [{}, {"sampler": 0.5}, {"loss_weights": 0.5}, {"logit_adjustment": 1.0}, {"loss_weights": 0.3, "sampler": 0.4}])
+@pytest.mark.parametrize(
+    "corrections",
+    [{}, {"sampler": 0.5}, {"loss_weights": 0.5}, {"logit_adjustment": 1.0}, {"loss_weights": 0.3, "sampler": 0.4}],
+)
 def test_training_learns_the_prior_that_the_logits_file_records(corrections):
     """Images that look all alike: whatever the correction, softmax of the trained logits is `imbalance.prior`."""
     counts = np.array([60, 30, 9, 1])
@@ -249,7 +294,9 @@ def test_flip_view_is_the_logits_of_the_mirror():
 def test_t4_gets_fp16_with_a_scaler_and_ampere_bf16(monkeypatch):
     for has_bf16, dtype in ((False, torch.float16), (True, torch.bfloat16)):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: has_bf16 or including_emulation)
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation=True: has_bf16 or including_emulation
+        )
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
         monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_90a"])
         monkeypatch.setattr(torch, "manual_seed", lambda seed: None)
@@ -295,4 +342,3 @@ def test_half_precision_path_trains():
         scaler.update()
         optimizer.zero_grad()
     assert not torch.equal(before, net.head[1].weight) and net.head[1].weight.isfinite().all()
-

@@ -17,12 +17,22 @@ from leaderboard import client
 from tasks.competition import Competition, CompetitionConfig
 
 SLUG = "26-t-1-dl-gen-ainppe-1"
-TINY = ["weights=none", "size=32", "frozen_epochs=1", "batch=16", "lr=1e-3", "val_fraction=0.36", "workers=0", "precision=fp32"]
+TINY = [
+    "weights=none",
+    "size=32",
+    "frozen_epochs=1",
+    "batch=16",
+    "lr=1e-3",
+    "val_fraction=0.36",
+    "workers=0",
+    "precision=fp32",
+]
 
 
 @pytest.fixture
 def old(tmp_path, home) -> Path:
-    """The archive unpacked: set/ (120 images), what is in home/ moved there, kernel/ (its output and the record of its push)."""
+    """The archive unpacked: set/ (120 images), what is in home/ moved there, kernel/ (its output and the record of its
+    push)."""
     folder = tmp_path / "old"
     with tarfile.open(ROOT / "tests/older/a0d8549.tar.xz") as archive:
         archive.extractall(folder, filter="data")
@@ -44,10 +54,15 @@ def test_a_finished_run_is_not_trained_again_but_decided_anew(old, home, call):
     before = torch.load(home / "runs/whole/best.pt", weights_only=True)
     said = call(*asked, "rule=bayes")
     assert said.code == 0 and "is trained already" in said.out, said.err
-    assert (home / "submissions/whole.csv").is_file() and json.loads((home / "runs/whole/report.json").read_text())["rule"] == "bayes"
+    assert (home / "submissions/whole.csv").is_file() and json.loads((home / "runs/whole/report.json").read_text())[
+        "rule"
+    ] == "bayes"
     assert before.keys() == torch.load(home / "runs/whole/best.pt", weights_only=True).keys()
     said = call(*asked, "lr=2e-3", "label_smoothing=0.2")
-    assert said.code == 2 and "made with other settings: label_smoothing (0.03 → 0.2), lr (0.001 → 0.002); give" in said.err
+    assert (
+        said.code == 2
+        and "made with other settings: label_smoothing (0.03 → 0.2), lr (0.001 → 0.002); give" in said.err
+    )
 
 
 def test_a_column_that_a_newer_version_added_to_the_log_is_no_obstacle(old, home, call):
@@ -66,12 +81,15 @@ def test_a_study_goes_on(old, home, call):
     for path in (home / "runs").glob("cell-*/run.json"):
         files.write_json(path, json.loads(path.read_text()) | {"data": str(old / "demo")})
     said = call("experiment", old / "study.yaml", "--demo")
-    assert said.code == 0 and "4 cells of 4 runs: 3 cells done before, 1 finished runs reused, 0 to train" in said.out, said.err
+    assert (
+        said.code == 0 and "4 cells of 4 runs: 3 cells done before, 1 finished runs reused, 0 to train" in said.out
+    ), said.err
     assert "Missing" not in said.out and (home / "studies/study-demo/table.md").is_file()
 
 
 def test_a_kernel_is_fetched_and_pushed_on(old, home, call, tmp_path, monkeypatch):
-    """The double is given the output that the old version's kernel left; the new version's push resumes it, and really runs."""
+    """The double is given the output that the old version's kernel left; the new version's push resumes it, and really
+    runs."""
     competition = Path(shutil.copytree(old / "set", tmp_path / "competition"))
     for name in ("demo.json", "solution.csv"):
         (competition / name).unlink()
@@ -83,7 +101,9 @@ def test_a_kernel_is_fetched_and_pushed_on(old, home, call, tmp_path, monkeypatc
             monkeypatch.setenv(name, value)
         (tmp_path / "user").mkdir(exist_ok=True)
         (old / "kernel/kaggle.log").write_text("")
-        double._runs["cxr-model-b"] = [Version("cxr-model-b", 1, Ended(), old / "kernel/output", old / "kernel/kaggle.log")]
+        double._runs["cxr-model-b"] = [
+            Version("cxr-model-b", 1, Ended(), old / "kernel/output", old / "kernel/kaggle.log")
+        ]
         said = call("kernel", "fetch", "modelB")
         assert said.code == 0 and "training stopped for time" in said.out, said.err
         said = call("kernel", "push", "modelB", "--resume", "--hours", "0.0345")

@@ -15,7 +15,19 @@ from core.errors import UserError
 from images import padchest_labels
 
 THESIS = yaml.safe_load((ROOT / "configs" / "padchest.yaml").read_text())["labels"]
-COLUMNS = ["", "ImageID", "ImageDir", "StudyDate_DICOM", "PatientID", "PatientBirth", "PatientSex_DICOM", "Projection", "MethodLabel", "Report", "Labels"]
+COLUMNS = [
+    "",
+    "ImageID",
+    "ImageDir",
+    "StudyDate_DICOM",
+    "PatientID",
+    "PatientBirth",
+    "PatientSex_DICOM",
+    "Projection",
+    "MethodLabel",
+    "Report",
+    "Labels",
+]
 ROWS = [  # image, folder, study date, patient, birth, sex, projection, method, labels
     ("a.png", "0", "20140915", "p1", "1938.0", "F", "PA", "Physician", "['scoliosis', ' pleural effusion']"),
     ("b.png", "0", "20150101", "p1", "1938.0", "F", "PA", "RNN_model", "['', 'normal']"),
@@ -32,7 +44,21 @@ def label_file(folder: Path, rows=ROWS, name: str = "PADCHEST_labels.csv") -> Pa
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for number, (image, place, study, patient, birth, sex, projection, method, labels) in enumerate(rows):
-            writer.writerow([number, image, place, study, patient, birth, sex, projection, method, "texto, con comas\ny líneas", labels])
+            writer.writerow(
+                [
+                    number,
+                    image,
+                    place,
+                    study,
+                    patient,
+                    birth,
+                    sex,
+                    projection,
+                    method,
+                    "texto, con comas\ny líneas",
+                    labels,
+                ]
+            )
     return folder / name
 
 
@@ -42,7 +68,8 @@ def read(path: Path, labels=("scoliosis", "pleural effusion"), projections=("PA"
 
 @pytest.mark.parametrize("name", ["PADCHEST_labels.csv", "PADCHEST_labels.csv.gz"])
 def test_blanks_empty_strings_and_empty_cells(tmp_path, capsys, name):
-    """`' pleural effusion'` is a pleural effusion, an empty list is a healthy image, an empty cell is no label at all."""
+    """`' pleural effusion'` is a pleural effusion, an empty list is a healthy image, an empty cell is no label at
+    all."""
     (tmp_path / "0").mkdir()
     table = read(label_file(tmp_path, name=name))
     assert table.ids.tolist() == ["a.png", "b.png", "d.png", "f.png"]
@@ -66,7 +93,12 @@ def test_what_a_table_program_has_done_to_the_columns(tmp_path):
     rows[0][1], rows[1][1], rows[3][1] = "1.0", "", "1"
     (tmp_path / "1").mkdir()
     table = read(label_file(tmp_path, rows))
-    assert table.known["patient"].tolist() == ["p1", "p1", "0012", "p3"] and table.files.tolist() == ["1/a.png", "b.png", "1/d.png", "2/f.png"]
+    assert table.known["patient"].tolist() == ["p1", "p1", "0012", "p3"] and table.files.tolist() == [
+        "1/a.png",
+        "b.png",
+        "1/d.png",
+        "2/f.png",
+    ]
 
 
 def changed(row: int, column: int, value: str):
@@ -75,23 +107,30 @@ def changed(row: int, column: int, value: str):
     return rows
 
 
-@pytest.mark.parametrize("rows, settings, sentence", [
-    (changed(1, 8, "['scoliosis'"), {}, "row 2: Labels \"['scoliosis'\" is no list of names"),
-    (changed(1, 8, "{'scoliosis': 1}"), {}, "row 2: Labels \"{'scoliosis': 1}\" is no list of names"),
-    (changed(1, 8, "['normal' 'scoliosis']"), {}, "row 2: Labels \"['normal' 'scoliosis']\" is no list of names"),
-    (changed(1, 8, "{[1]: 2}"), {}, "row 2: Labels '{[1]: 2}' is no list of names"),
-    (changed(1, 1, "../x"), {}, "ImageDir '../x' is no name of a numbered folder"),
-    (changed(2, 3, "NaN"), {}, "row 3: c.png has no PatientID"),
-    (changed(1, 8, "[1, 2]"), {}, "row 2: Labels '[1, 2]' is no list of names"),
-    (ROWS, {"labels": ["scolyosis"]}, "has no label 'scolyosis' (nearest: "),
-    (ROWS, {"labels": ["CARDIOMEGALY"]}, "has no label 'CARDIOMEGALY' (nearest: cardiomegaly)"),
-    (ROWS, {"projections": ["AP"]}, "has no row with Projection AP; there are PA (5), L (1)"),
-    (ROWS[4:5] + ROWS[1:2], {"labels": ["normal"], "physician_only": True}, "has no row with MethodLabel Physician; there are RNN_model (1)"),
-    (changed(2, 3, ""), {}, "row 3: c.png has no PatientID"),
-    (changed(1, 0, "a.png"), {}, "1 ids stand there more than once: a.png"),
-    (changed(1, 0, "../b.png"), {}, "an id must be a plain file name"),
-    ([], {}, "has a header and no rows"),
-])
+@pytest.mark.parametrize(
+    "rows, settings, sentence",
+    [
+        (changed(1, 8, "['scoliosis'"), {}, "row 2: Labels \"['scoliosis'\" is no list of names"),
+        (changed(1, 8, "{'scoliosis': 1}"), {}, "row 2: Labels \"{'scoliosis': 1}\" is no list of names"),
+        (changed(1, 8, "['normal' 'scoliosis']"), {}, "row 2: Labels \"['normal' 'scoliosis']\" is no list of names"),
+        (changed(1, 8, "{[1]: 2}"), {}, "row 2: Labels '{[1]: 2}' is no list of names"),
+        (changed(1, 1, "../x"), {}, "ImageDir '../x' is no name of a numbered folder"),
+        (changed(2, 3, "NaN"), {}, "row 3: c.png has no PatientID"),
+        (changed(1, 8, "[1, 2]"), {}, "row 2: Labels '[1, 2]' is no list of names"),
+        (ROWS, {"labels": ["scolyosis"]}, "has no label 'scolyosis' (nearest: "),
+        (ROWS, {"labels": ["CARDIOMEGALY"]}, "has no label 'CARDIOMEGALY' (nearest: cardiomegaly)"),
+        (ROWS, {"projections": ["AP"]}, "has no row with Projection AP; there are PA (5), L (1)"),
+        (
+            ROWS[4:5] + ROWS[1:2],
+            {"labels": ["normal"], "physician_only": True},
+            "has no row with MethodLabel Physician; there are RNN_model (1)",
+        ),
+        (changed(2, 3, ""), {}, "row 3: c.png has no PatientID"),
+        (changed(1, 0, "a.png"), {}, "1 ids stand there more than once: a.png"),
+        (changed(1, 0, "../b.png"), {}, "an id must be a plain file name"),
+        ([], {}, "has a header and no rows"),
+    ],
+)
 def test_faults_are_named(tmp_path, rows, settings, sentence):
     with pytest.raises(UserError) as error:
         read(label_file(tmp_path, rows), **settings)
@@ -99,7 +138,12 @@ def test_faults_are_named(tmp_path, rows, settings, sentence):
 
 
 def test_a_file_that_is_no_label_file(tmp_path):
-    for name, content, sentence in (("a.csv", b"id,x\n1,2\n", "lacks the columns ImageID"), ("b.csv", b"", "it is empty"), ("c.csv.gz", b"no gzip", "cannot be read"), ("d.csv", b"\xff\xfe\x00", "not a readable CSV")):
+    for name, content, sentence in (
+        ("a.csv", b"id,x\n1,2\n", "lacks the columns ImageID"),
+        ("b.csv", b"", "it is empty"),
+        ("c.csv.gz", b"no gzip", "cannot be read"),
+        ("d.csv", b"\xff\xfe\x00", "not a readable CSV"),
+    ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=sentence):
             read(tmp_path / name)
@@ -119,25 +163,59 @@ def test_a_file_that_is_no_label_file(tmp_path):
 
 def test_the_real_file():
     """The counts of the published file, from the copy inside torchxrayvision's wheel."""
-    path = Path(find_spec("torchxrayvision").origin).parent / "data" / "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz"
+    path = (
+        Path(find_spec("torchxrayvision").origin).parent
+        / "data"
+        / "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz"
+    )
     cells = padchest_labels.read_columns(path, ["ImageID", "PatientID", "Projection", "Labels"], ["MethodLabel"])
     projections, times = np.unique(cells["Projection"], return_counts=True)
-    assert dict(zip(projections.tolist(), times.tolist(), strict=True)) == {"PA": 91728, "L": 49579, "AP_horizontal": 14346, "AP": 4559, "COSTAL": 630, "EXCLUDE": 11, "UNK": 8}
+    assert dict(zip(projections.tolist(), times.tolist(), strict=True)) == {
+        "PA": 91728,
+        "L": 49579,
+        "AP_horizontal": 14346,
+        "AP": 4559,
+        "COSTAL": 630,
+        "EXCLUDE": 11,
+        "UNK": 8,
+    }
     assert len(cells["ImageID"]) == 160861 and len(set(cells["PatientID"])) == 67625
-    assert len({patient for patient, projection in zip(cells["PatientID"], cells["Projection"], strict=True) if projection == "PA"}) == 62146
-    assert {name: cells["MethodLabel"].count(name) for name in ("Physician", "RNN_model")} == {"Physician": 39053, "RNN_model": 121808}
+    assert (
+        len(
+            {
+                patient
+                for patient, projection in zip(cells["PatientID"], cells["Projection"], strict=True)
+                if projection == "PA"
+            }
+        )
+        == 62146
+    )
+    assert {name: cells["MethodLabel"].count(name) for name in ("Physician", "RNN_model")} == {
+        "Physician": 39053,
+        "RNN_model": 121808,
+    }
     named = [padchest_labels.names_in(cell, number, path) for number, cell in enumerate(cells["Labels"], start=1)]
     assert sum(names is None for names in named) == 103
     names = [name for row in named if row for name in row]
     assert len(set(names)) == 193  # and the empty string, which is none
-    assert {name: names.count(name) for name in ("unchanged", "exclude", "suboptimal study")} == {"unchanged": 14334, "exclude": 1312, "suboptimal study": 1839}
+    assert {name: names.count(name) for name in ("unchanged", "exclude", "suboptimal study")} == {
+        "unchanged": 14334,
+        "exclude": 1312,
+        "suboptimal study": 1839,
+    }
     assert set(THESIS) <= set(names)
 
 
 @needs_shared
 def test_the_sample_file():
     folder = SHARED / "data" / "padchest_sample"
-    table = padchest_labels.read(folder / "PADCHEST_like_labels.csv", folder / "images", ["cardiomegaly", "pleural effusion"], ["PA", "AP"], False)
+    table = padchest_labels.read(
+        folder / "PADCHEST_like_labels.csv",
+        folder / "images",
+        ["cardiomegaly", "pleural effusion"],
+        ["PA", "AP"],
+        False,
+    )
     assert len(table.ids) == 1807 - 3 and (folder / "images" / table.files[0]).is_file()
 
 
@@ -163,7 +241,8 @@ def test_a_label_without_positives_does_not_stop_the_split():
 
 
 def test_repeat_factors():
-    """A label of a quarter of the threshold is repeated twice, one above it not at all; an image counts for its rarest label."""
+    """A label of a quarter of the threshold is repeated twice, one above it not at all; an image counts for its rarest
+    label."""
     targets = np.zeros((400, 3), np.float32)
     targets[:160, 0], targets[150:160, 1], targets[200:240, 2] = 1, 1, 1  # prevalences 0.4, 0.025, 0.1
     weights = priors.repeat_factors(targets, 0.1)

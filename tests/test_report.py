@@ -28,7 +28,15 @@ from tasks.opened import open_run
 
 DOTS = 60  # an inch instead of 300, which is drawn sooner
 CLASSES = ["Hernia", "Mass & <more>", "Calcification of the Aorta", "No Finding"]
-LABELS = ["cardiomegaly", "scoliosis", "vertebral degenerative changes", "air & <trapping>", "unchanged", "pneumonia", "never seen"]
+LABELS = [
+    "cardiomegaly",
+    "scoliosis",
+    "vertebral degenerative changes",
+    "air & <trapping>",
+    "unchanged",
+    "pneumonia",
+    "never seen",
+]
 
 
 def written(folder: Path, name: str, classes: list[str], draw, overrides: list[str], test_known: bool) -> Path:
@@ -39,16 +47,57 @@ def written(folder: Path, name: str, classes: list[str], draw, overrides: list[s
     for part, rows in (("val", 160), ("test", 120)):
         logits, targets = draw(rng, rows)
         targets = np.float32(targets if part == "val" or test_known else np.full(targets.shape, np.nan))
-        contents[part] = logits_file.Logits(np.array([f"{part}{row}.png" for row in range(rows)]), np.float32(logits), targets, np.array(classes), counts, 300, counts / 300)
+        contents[part] = logits_file.Logits(
+            np.array([f"{part}{row}.png" for row in range(rows)]),
+            np.float32(logits),
+            targets,
+            np.array(classes),
+            counts,
+            300,
+            counts / 300,
+        )
         logits_file.write_logits(folder / f"{part}_logits.npz", contents[part])
-    files.write_rows(folder / "folds.csv", [{"id": one, "part": {"val": "validation"}.get(part, part), "patient": f"p{row // 2}"} for part, content in contents.items() for row, one in enumerate(content.ids)])
-    files.write_json(folder / "run.json", {
-        "split": files.digest((folder / "folds.csv").read_bytes()),
-        "synthetic": True, "config": config.model_dump(), "data": "nowhere", "classes": classes, "counts": counts.tolist(), "rows": 300, "prior": (counts / 300).tolist(),
-        "state": "trained", "best_epoch": 4, "seed": 0, "versions": {"python": "3.12", "torch": "2.6"}, "commit": "abc<def>", "timings": {"train": 12.5},
-    })
-    files.write_rows(folder / "log.csv", [{"epoch": epoch, "stage": "frozen" if epoch < 3 else "full", "train_loss": 3 / epoch, "val_loss": 3 / epoch + 0.01, task.monitor: 0.5 + 0.3 * (epoch == 4),
-                                           "lr": 1e-3 if epoch < 5 else 5e-4} for epoch in range(1, 7)])
+    files.write_rows(
+        folder / "folds.csv",
+        [
+            {"id": one, "part": {"val": "validation"}.get(part, part), "patient": f"p{row // 2}"}
+            for part, content in contents.items()
+            for row, one in enumerate(content.ids)
+        ],
+    )
+    files.write_json(
+        folder / "run.json",
+        {
+            "split": files.digest((folder / "folds.csv").read_bytes()),
+            "synthetic": True,
+            "config": config.model_dump(),
+            "data": "nowhere",
+            "classes": classes,
+            "counts": counts.tolist(),
+            "rows": 300,
+            "prior": (counts / 300).tolist(),
+            "state": "trained",
+            "best_epoch": 4,
+            "seed": 0,
+            "versions": {"python": "3.12", "torch": "2.6"},
+            "commit": "abc<def>",
+            "timings": {"train": 12.5},
+        },
+    )
+    files.write_rows(
+        folder / "log.csv",
+        [
+            {
+                "epoch": epoch,
+                "stage": "frozen" if epoch < 3 else "full",
+                "train_loss": 3 / epoch,
+                "val_loss": 3 / epoch + 0.01,
+                task.monitor: 0.5 + 0.3 * (epoch == 4),
+                "lr": 1e-3 if epoch < 5 else 5e-4,
+            }
+            for epoch in range(1, 7)
+        ],
+    )
     tune.tune(task, [contents["val"]], folder / "calibration.json")
     evaluate.evaluate(folder)
     return folder
@@ -71,7 +120,14 @@ def made_runs(tmp_path_factory) -> Iterator[dict[str, Path]]:
     """A run of each task with its pictures and page; read only."""
     home = tmp_path_factory.mktemp("runs")
     found = {
-        "many": written(home / "many", "padchest", LABELS, findings_drawn, [f"labels=[{', '.join(map(repr, LABELS))}]"], test_known=True),
+        "many": written(
+            home / "many",
+            "padchest",
+            LABELS,
+            findings_drawn,
+            [f"labels=[{', '.join(map(repr, LABELS))}]"],
+            test_known=True,
+        ),
         "one": written(home / "one", "modelB", CLASSES, classes_drawn, [], test_known=False),
     }
     with pytest.MonkeyPatch.context() as patch:
@@ -84,47 +140,85 @@ def made_runs(tmp_path_factory) -> Iterator[dict[str, Path]]:
 @pytest.fixture
 def copied(made_runs, tmp_path):
     """Copies that a test may break, without pictures."""
-    return {name: Path(shutil.copytree(folder, tmp_path / name, ignore=shutil.ignore_patterns("figures", "report.html"))) for name, folder in made_runs.items()}
+    return {
+        name: Path(shutil.copytree(folder, tmp_path / name, ignore=shutil.ignore_patterns("figures", "report.html")))
+        for name, folder in made_runs.items()
+    }
 
 
 def material_of(folder: Path, labels=()) -> tuple[tuple[str, ...], plots.Material]:
     config, about = registry.config_of(runs.read_run(folder)), runs.read_run(folder)
     task, found = registry.task_of(config), files.read_json(folder / "report.json")
-    return task.plots, plots.Material(about["synthetic"], report._history(folder, task), about["best_epoch"], task.monitor, config.rule, logits_file.read_logits(folder / "val_logits.npz"),
-                                          report._labelled(open_run(folder), found), files.read_json(folder / "calibration.json"), found, labels)
+    return task.plots, plots.Material(
+        about["synthetic"],
+        report._history(folder, task),
+        about["best_epoch"],
+        task.monitor,
+        config.rule,
+        logits_file.read_logits(folder / "val_logits.npz"),
+        report._labelled(open_run(folder), found),
+        files.read_json(folder / "calibration.json"),
+        found,
+        labels,
+    )
 
 
 @pytest.fixture(scope="module")
 def pictures(made_runs) -> dict[str, dict[str, plots.Picture]]:
-    return {task: {picture.name: picture for picture in plots.draw(*material_of(folder))} for task, folder in made_runs.items()}
+    return {
+        task: {picture.name: picture for picture in plots.draw(*material_of(folder))}
+        for task, folder in made_runs.items()
+    }
 
 
 def lines(axis, name: str) -> np.ndarray:
-    line, = (line for line in axis.lines if line.get_label() == name)
+    (line,) = (line for line in axis.lines if line.get_label() == name)
     return np.transpose(line.get_data())
 
 
 # ---- files and the page
-@pytest.mark.parametrize("which, names, classes", [("many", {"training", "roc", "roc_all", "precision_recall", "reliability", "histograms"}, LABELS),
-                                                   ("one", {"training", "temperature", "confidence", "confusion", "class_costs"}, CLASSES)])
+@pytest.mark.parametrize(
+    "which, names, classes",
+    [
+        ("many", {"training", "roc", "roc_all", "precision_recall", "reliability", "histograms"}, LABELS),
+        ("one", {"training", "temperature", "confidence", "confusion", "class_costs"}, CLASSES),
+    ],
+)
 def test_the_pictures_and_the_page_are_there(made_runs, which, names, classes):
     folder = made_runs[which]
     drawn = {path.stem: path.read_bytes() for path in (folder / "figures").iterdir()}
     assert set(drawn) == names
     for content in drawn.values():
         wide, high = struct.unpack(">II", content[16:24])
-        assert content.startswith(b"\x89PNG") and wide in (int(8.5 / 2.54 * DOTS), int(17.5 / 2.54 * DOTS)) and high > 90 and len(set(content)) > 200
+        assert (
+            content.startswith(b"\x89PNG")
+            and wide in (int(8.5 / 2.54 * DOTS), int(17.5 / 2.54 * DOTS))
+            and high > 90
+            and len(set(content)) > 200
+        )
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert "SYNTHETIC DATA" in page[page.index("<body>"):].splitlines()[0] and page.count("<img") == len(names)
+    assert "SYNTHETIC DATA" in page[page.index("<body>") :].splitlines()[0] and page.count("<img") == len(names)
     for name in classes:
         assert f"<td>{name.replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')}</td>" in page
     assert "<more>" not in page and "<trapping>" not in page and "abc&lt;def&gt;" in page  # escaped
-    assert not re.search(r"https?:|<script|<link|href=|url\(|@import", page) and all(source.startswith("data:image/png;base64,") for source in re.findall(r'src="([^"]*)', page))
-    assert f"<td>lr</td><td>{registry.config_of(runs.read_run(folder)).lr}</td>" in page and "<td>torch</td><td>2.6</td>" in page and "Not for clinical use" in page
+    assert not re.search(r"https?:|<script|<link|href=|url\(|@import", page) and all(
+        source.startswith("data:image/png;base64,") for source in re.findall(r'src="([^"]*)', page)
+    )
+    assert (
+        f"<td>lr</td><td>{registry.config_of(runs.read_run(folder)).lr}</td>" in page
+        and "<td>torch</td><td>2.6</td>" in page
+        and "Not for clinical use" in page
+    )
 
 
 def test_the_same_run_gives_the_same_bytes(made_runs, pictures):
-    for name, picture in (("many", "roc"), ("many", "histograms"), ("one", "training"), ("one", "temperature"), ("one", "confusion")):
+    for name, picture in (
+        ("many", "roc"),
+        ("many", "histograms"),
+        ("one", "training"),
+        ("one", "temperature"),
+        ("one", "confusion"),
+    ):
         assert pictures[name][picture].png() == (made_runs[name] / "figures" / f"{picture}.png").read_bytes(), picture
 
 
@@ -133,8 +227,13 @@ def test_real_data_is_not_called_synthetic(copied):
     files.write_json(copied["one"] / "run.json", about)
     found = files.read_json(copied["one"] / "report.json") | {"synthetic": False}
     files.write_json(copied["one"] / "report.json", found)
-    assert not any("synthetic" in str(text.get_text()) for text in next(plots.draw(["class_costs"], material_of(copied["one"])[1])).figure.findobj(Text))
-    page = report._page(registry.config_of(about), about, {"score": 0.5}, "", found["per_class"], {"a": {"part": "validation"}}, [])
+    assert not any(
+        "synthetic" in str(text.get_text())
+        for text in next(plots.draw(["class_costs"], material_of(copied["one"])[1])).figure.findobj(Text)
+    )
+    page = report._page(
+        registry.config_of(about), about, {"score": 0.5}, "", found["per_class"], {"a": {"part": "validation"}}, []
+    )
     assert "SYNTHETIC" not in page and "synthetic" not in page
 
 
@@ -148,20 +247,45 @@ def test_every_picture_is_fit_to_print(pictures):
         for axis in figure.axes:
             place = axis.get_subplotspec()
             if axis.axison and place is not None:
-                below = [other for other in figure.axes if other.axison and other.get_subplotspec() is not None and other.get_subplotspec().colspan == place.colspan
-                         and other.get_subplotspec().rowspan.start > place.rowspan.start]
+                below = [
+                    other
+                    for other in figure.axes
+                    if other.axison
+                    and other.get_subplotspec() is not None
+                    and other.get_subplotspec().colspan == place.colspan
+                    and other.get_subplotspec().rowspan.start > place.rowspan.start
+                ]
                 assert axis.get_xlabel() or below or figure.get_supxlabel(), picture.name
                 assert axis.get_ylabel() or not place.is_first_col(), picture.name
-        ticks = [(tick, one.get_view_interval()) for axis in figure.axes for one in (axis.xaxis, axis.yaxis) for tick in one.get_major_ticks()]
-        unseen = {id(label) for tick, (low, high) in ticks for label in (tick.label1, tick.label2) if not min(low, high) <= tick.get_loc() <= max(low, high)}
-        texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip() and getattr(text.axes, "axison", True) and id(text) not in unseen]
+        ticks = [
+            (tick, one.get_view_interval())
+            for axis in figure.axes
+            for one in (axis.xaxis, axis.yaxis)
+            for tick in one.get_major_ticks()
+        ]
+        unseen = {
+            id(label)
+            for tick, (low, high) in ticks
+            for label in (tick.label1, tick.label2)
+            if not min(low, high) <= tick.get_loc() <= max(low, high)
+        }
+        texts = [
+            text
+            for text in figure.findobj(Text)
+            if text.get_visible()
+            and text.get_text().strip()
+            and getattr(text.axes, "axison", True)
+            and id(text) not in unseen
+        ]
         boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in texts]
         assert len(boxes) > 5 and all(text.get_fontsize() >= 7 for text in texts), picture.name
         for (one, box), (other, beside) in itertools.combinations(boxes, 2):
             across = min(box.x1, beside.x1) - max(box.x0, beside.x0), min(box.y1, beside.y1) - max(box.y0, beside.y0)
             assert min(across) < 1, f"{picture.name}: {one!r} lies on {other!r}"
         for text, box in boxes:
-            assert box.x0 > -1 and box.y0 > -1 and box.x1 < figure.bbox.x1 + 1 and box.y1 < figure.bbox.y1 + 1, f"{picture.name}: {text!r} is cut off"
+            assert box.x0 > -1 and box.y0 > -1 and box.x1 < figure.bbox.x1 + 1 and box.y1 < figure.bbox.y1 + 1, (
+                f"{picture.name}: {text!r} is cut off"
+            )
 
 
 def test_the_operating_points_lie_on_the_curve_where_the_thresholds_put_them(made_runs, pictures):
@@ -174,7 +298,7 @@ def test_the_operating_points_lie_on_the_curve_where_the_thresholds_put_them(mad
         curve, truth = lines(axis, "ROC"), material.test.targets[:, c]
         for point in ("sens95", "spec95"):
             said = p[:, c] >= material.calibration["thresholds"]["sigmoid"][point][c]
-            (x, y), = lines(axis, point)
+            ((x, y),) = lines(axis, point)
             assert (x, y) == pytest.approx((said[truth == 0].mean(), said[truth == 1].mean()))
             assert np.abs(curve - (x, y)).sum(axis=1).min() < 1e-12
         assert np.trapezoid(curve[:, 1], curve[:, 0]) == pytest.approx(material.report["per_class"][c]["auc"])
@@ -186,7 +310,9 @@ def test_the_area_below_precision_is_the_average_precision(made_runs, pictures):
     labels, _ = plots.labels_of(material, ())
     for axis, label in zip(pictures["many"]["precision_recall"].figure.axes, labels, strict=True):
         recall, precision = lines(axis, "PR").T
-        assert (precision[:-1] * -np.diff(recall)).sum() == pytest.approx(label.row["average_precision"]) and recall[-1] == 0
+        assert (precision[:-1] * -np.diff(recall)).sum() == pytest.approx(label.row["average_precision"]) and recall[
+            -1
+        ] == 0
         assert set(lines(axis, "prevalence")[:, 1]) == {label.truth.mean()}
 
 
@@ -195,14 +321,23 @@ def test_labels_are_chosen_and_those_without_positives_are_named(made_runs, pict
     _, material = material_of(folder)
     few, said = plots.labels_of(material, ())
     positives = {name: (material.test.targets[:, c] == 1).sum() for c, name in enumerate(LABELS)}
-    assert {label.name for label in few} == set(sorted(LABELS, key=lambda name: -positives[name])[:4]) and [label.name for label in few] == [name for name in LABELS if name in {label.name for label in few}]
-    assert said.endswith("without a negative here: never seen.") and "Test part, 120 images" in said and said in pictures["many"]["roc"].caption
+    assert {label.name for label in few} == set(sorted(LABELS, key=lambda name: -positives[name])[:4]) and [
+        label.name for label in few
+    ] == [name for name in LABELS if name in {label.name for label in few}]
+    assert (
+        said.endswith("without a negative here: never seen.")
+        and "Test part, 120 images" in said
+        and said in pictures["many"]["roc"].caption
+    )
     chosen, said = plots.labels_of(material, ["unchanged", "never seen"])
     assert [label.name for label in chosen] == ["unchanged"] and "never seen" in said
     assert len(next(plots.draw(["roc"], replace(material, labels=["unchanged"]))).figure.axes) == 1
     validation, said = plots.labels_of(replace(material, test=None), ["unchanged"])
     assert len(validation[0].truth) <= 160 and "optimistic" in said
-    for wanted, match in ((["pneumonitis"], "there is no label pneumonitis"), (["never seen"], "none of never seen has both")):
+    for wanted, match in (
+        (["pneumonitis"], "there is no label pneumonitis"),
+        (["never seen"], "none of never seen has both"),
+    ):
         with pytest.raises(UserError, match=match):
             plots.labels_of(material, wanted)
 
@@ -212,13 +347,31 @@ def test_many_labels_go_to_several_pictures(made_runs):
     columns = np.arange(24) % 6
     wide = {field: getattr(material.test, field)[..., columns] for field in ("logits", "targets", "counts", "prior")}
     names = [f"label {number}" for number in range(24)]
-    calibration = {"classes": names, "networks": [{"rows": 300, "counts": wide["counts"], "prior": wide["prior"], "rules": {"sigmoid": {}, "calibrated": {}}}],
-                   "thresholds": {"sigmoid": {"sens95": [0.1] * 24, "spec95": [None] * 24}}}
+    calibration = {
+        "classes": names,
+        "networks": [
+            {"rows": 300, "counts": wide["counts"], "prior": wide["prior"], "rules": {"sigmoid": {}, "calibrated": {}}}
+        ],
+        "thresholds": {"sigmoid": {"sens95": [0.1] * 24, "spec95": [None] * 24}},
+    }
     rows = [material.report["per_class"][c] | {"class": name} for c, name in zip(columns, names, strict=True)]
-    many = replace(material, test=replace(material.test, classes=np.array(names), **wide), calibration=calibration, report={"per_class": rows}, labels=())
+    many = replace(
+        material,
+        test=replace(material.test, classes=np.array(names), **wide),
+        calibration=calibration,
+        report={"per_class": rows},
+        labels=(),
+    )
     first, second = plots.draw(["roc_all"], many)
-    assert (first.name, second.name) == ("roc_all", "roc_all2") and (len(first.figure.axes), len(second.figure.axes)) == (20, 4)
-    assert [line.get_label() for line in second.figure.axes[0].lines] == ["chance", "ROC", "sens95"]  # a threshold that validation could not set is not marked
+    assert (first.name, second.name) == ("roc_all", "roc_all2") and (
+        len(first.figure.axes),
+        len(second.figure.axes),
+    ) == (20, 4)
+    assert [line.get_label() for line in second.figure.axes[0].lines] == [
+        "chance",
+        "ROC",
+        "sens95",
+    ]  # a threshold that validation could not set is not marked
 
 
 def test_wilson_and_bins():
@@ -232,18 +385,27 @@ def test_wilson_and_bins():
     images, mean, hits = plots.equal_mass(p, rng.random(1000) < p)
     assert images.tolist() == [100] * 10 and (np.diff(mean) > 0).all() and np.abs(hits / 100 - mean).max() < 0.15
     images, mean, hits = plots.equal_mass(np.array([0.2] * 90 + [0.7] * 10), np.arange(100) >= 85)
-    assert images.sum() == 100 and hits.sum() == 15 and mean.tolist() == pytest.approx([0.2, 0.7])  # equal probabilities stay together
+    assert (
+        images.sum() == 100 and hits.sum() == 15 and mean.tolist() == pytest.approx([0.2, 0.7])
+    )  # equal probabilities stay together
     assert plots.equal_mass(np.array([0.5]), np.array([True]))[0].tolist() == [1]
 
 
 def test_the_pictures_of_one_answer_hold_what_the_files_say(made_runs, pictures):
     _, material = material_of(made_runs["one"])
     drawn, fitted = pictures["one"], material.calibration["networks"][0]["rules"]["temperature"]
-    axis, = drawn["temperature"].figure.axes
-    assert np.allclose(np.transpose(axis.lines[0].get_data()), [(point["temperature"], point["score"]) for point in fitted["curve"]])
-    assert axis.lines[1].get_xdata()[0] == fitted["temperature"] and f"T = {fitted['temperature']:g}" in axis.texts[0].get_text()
+    (axis,) = drawn["temperature"].figure.axes
+    assert np.allclose(
+        np.transpose(axis.lines[0].get_data()), [(point["temperature"], point["score"]) for point in fitted["curve"]]
+    )
+    assert (
+        axis.lines[1].get_xdata()[0] == fitted["temperature"]
+        and f"T = {fitted['temperature']:g}" in axis.texts[0].get_text()
+    )
     band = axis.collections[0].get_paths()[0].get_extents()
-    assert band.y0 < min(point["score"] for point in fitted["curve"]) and band.y1 > max(point["score"] for point in fitted["curve"])
+    assert band.y0 < min(point["score"] for point in fitted["curve"]) and band.y1 > max(
+        point["score"] for point in fitted["curve"]
+    )
     assert "always" in axis.texts[1].get_text()
 
     rows = material.report["per_class"]
@@ -253,26 +415,48 @@ def test_the_pictures_of_one_answer_hold_what_the_files_say(made_runs, pictures)
     assert {int(text.get_text()) for text in matrix.texts if text.get_position() == (0, 0)} == {rows[0]["tp"]}
 
     bars = drawn["class_costs"].figure.axes[0].patches
-    assert sum(bar.get_width() for bar in bars) == pytest.approx(material.report["validation"]["rules"][material.rule]["score"])
+    assert sum(bar.get_width() for bar in bars) == pytest.approx(
+        material.report["validation"]["rules"][material.rule]["score"]
+    )
     after = material.report["validation"]["calibration"]["after"]
-    assert sum(bar.get_height() for bar in drawn["confidence"].figure.axes[3].patches) == 160 and f"NLL {after['nll']:.3f}" in drawn["confidence"].figure.axes[1].get_title(loc="left")
+    assert sum(
+        bar.get_height() for bar in drawn["confidence"].figure.axes[3].patches
+    ) == 160 and f"NLL {after['nll']:.3f}" in drawn["confidence"].figure.axes[1].get_title(loc="left")
 
 
 def test_a_given_temperature_and_a_near_constant_answer(made_runs):
     _, material = material_of(made_runs["one"])
-    calibration = material.calibration | {"networks": [material.calibration["networks"][0] | {"rules": {"temperature": {"temperature": 1.25, "tuned": False}}}]}
+    calibration = material.calibration | {
+        "networks": [
+            material.calibration["networks"][0] | {"rules": {"temperature": {"temperature": 1.25, "tuned": False}}}
+        ]
+    }
     near = {"validation": {"always": {"class": "No Finding", "score": 0.0}}}
-    axis, = next(plots.draw(["temperature"], replace(material, calibration=calibration, report=near))).figure.axes
-    assert axis.texts[0].get_text().startswith("given: T = 1.25") and 1.25 in axis.lines[0].get_xdata() and len(axis.lines[0].get_xdata()) == 27
-    assert set(axis.lines[-1].get_ydata()) == {0.0} and axis.get_ylim()[0] < 0  # the constant answer is within reach: a line of its own
+    (axis,) = next(plots.draw(["temperature"], replace(material, calibration=calibration, report=near))).figure.axes
+    assert (
+        axis.texts[0].get_text().startswith("given: T = 1.25")
+        and 1.25 in axis.lines[0].get_xdata()
+        and len(axis.lines[0].get_xdata()) == 27
+    )
+    assert (
+        set(axis.lines[-1].get_ydata()) == {0.0} and axis.get_ylim()[0] < 0
+    )  # the constant answer is within reach: a line of its own
 
 
 def test_training_curves_mark_the_best_epoch_and_the_frozen_ones(made_runs, pictures):
     loss, monitored, rate = pictures["one"]["training"].figure.axes
     assert [line.get_ydata()[0] for line in loss.lines[:2]] == pytest.approx([3, 3.01])
-    assert monitored.lines[-1].get_xydata().tolist() == [[4, pytest.approx(0.8)]] and rate.lines[0].get_ydata()[-1] == 5e-4
-    assert all(axis.patches[0].get_extents().transformed(axis.transData.inverted()).intervalx == pytest.approx([0.5, 2.5]) for axis in (loss, monitored, rate))
-    assert "best epoch, 4" in pictures["one"]["training"].caption and "first 2 epochs" in pictures["one"]["training"].caption
+    assert (
+        monitored.lines[-1].get_xydata().tolist() == [[4, pytest.approx(0.8)]] and rate.lines[0].get_ydata()[-1] == 5e-4
+    )
+    assert all(
+        axis.patches[0].get_extents().transformed(axis.transData.inverted()).intervalx == pytest.approx([0.5, 2.5])
+        for axis in (loss, monitored, rate)
+    )
+    assert (
+        "best epoch, 4" in pictures["one"]["training"].caption
+        and "first 2 epochs" in pictures["one"]["training"].caption
+    )
     _, material = material_of(made_runs["one"])
     once = next(plots.draw(["training"], replace(material, history=material.history[:1], best_epoch=1)))
     assert once.figure.axes[0].lines[0].get_marker() == "o"  # a line of one point would be invisible
@@ -281,7 +465,12 @@ def test_training_curves_mark_the_best_epoch_and_the_frozen_ones(made_runs, pict
 # ---- mistakes
 def refused(call, folder: Path, *argv) -> str:
     said = call("report", folder, *argv)
-    assert said.code == 2 and said.err.count("\n") == 1 and not (folder / "figures").exists() and not (folder / "report.html").exists(), said.err
+    assert (
+        said.code == 2
+        and said.err.count("\n") == 1
+        and not (folder / "figures").exists()
+        and not (folder / "report.html").exists()
+    ), said.err
     return said.err
 
 
@@ -305,7 +494,10 @@ def test_what_does_not_fit_is_told(call, copied):
     assert "log.csv is damaged (KeyError 'val_loss')" in refused(call, one)
     (one / "log.csv").write_text(log)
     files.write_json(one / "report.json", found | {"rule": "argmax"})
-    assert "is of rule argmax and the run is now decided by temperature: make it again with ./run.sh evaluate" in refused(call, one)
+    assert (
+        "is of rule argmax and the run is now decided by temperature: make it again with ./run.sh evaluate"
+        in refused(call, one)
+    )
     files.write_json(one / "report.json", {key: value for key, value in found.items() if key != "validation"})
     assert "lacks 'validation'" in refused(call, one)
     files.write_json(one / "report.json", found | {"per_class": found["per_class"][1:]})
@@ -314,11 +506,20 @@ def test_what_does_not_fit_is_told(call, copied):
 
 def test_a_baseline_has_no_training_curves(copied):
     (copied["many"] / "log.csv").unlink()
-    files.write_json(copied["many"] / "run.json", files.read_json(copied["many"] / "run.json") | {"baseline": "logistic regression", "best_epoch": None})
+    files.write_json(
+        copied["many"] / "run.json",
+        files.read_json(copied["many"] / "run.json") | {"baseline": "logistic regression", "best_epoch": None},
+    )
     names, material = material_of(copied["many"])
     assert material.history == [] and list(plots.draw(["training"], material)) == []
 
 
 def test_matplotlib_is_loaded_by_this_verb_alone():
-    code = f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); import evaluate, score; print('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); import evaluate, score; print('matplotlib' in"
+        " sys.modules)"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+        == "False"
+    )

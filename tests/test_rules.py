@@ -32,12 +32,15 @@ def some_logits(views=2, n=60, seed=0, counts=(10, 5, 85), first=0) -> Logits:
 
 
 def score_of(content: Logits, answers) -> float:
-    return metrics.competition_score(metrics.tally(content.targets.argmax(1), np.asarray(answers), content.targets.shape[1]))
+    return metrics.competition_score(
+        metrics.tally(content.targets.argmax(1), np.asarray(answers), content.targets.shape[1])
+    )
 
 
 @pytest.mark.parametrize("costs", [Costs(), Costs(2.0, 0.5, 3.0)])
 def test_bayes_is_the_best_of_all_answers_by_brute_force(costs):
-    """Three rows, three classes: of all 27 ways to answer none has a higher expected score, over all 27 ways the truth may be."""
+    """Three rows, three classes: of all 27 ways to answer none has a higher expected score, over all 27 ways the truth
+    may be."""
     rng = np.random.default_rng(5)
     for _ in range(20):
         p, counts = rng.dirichlet(np.ones(3), size=3), rng.integers(1, 50, 3).astype(float)
@@ -54,14 +57,18 @@ def test_bayes_is_the_best_of_all_answers_by_brute_force(costs):
             return total
 
         chosen = rules.bayes_scores(p, counts, costs).argmax(axis=1)
-        assert expected(chosen) == pytest.approx(max(expected(answers) for answers in itertools.product(range(3), repeat=3)))
+        assert expected(chosen) == pytest.approx(
+            max(expected(answers) for answers in itertools.product(range(3), repeat=3))
+        )
 
 
 def test_image_by_image_earnings_add_up_to_the_score():
     rng = np.random.default_rng(0)
     for costs in (Costs(), Costs(2.0, 0.5, 3.0)):
         truth, answers = rng.integers(0, 4, 80), rng.integers(0, 5, 80)  # class 4 is absent from the truth
-        assert metrics.earned(truth, answers, np.bincount(truth, minlength=5), costs).sum() == pytest.approx(metrics.competition_score(metrics.tally(truth, answers, 5), costs))
+        assert metrics.earned(truth, answers, np.bincount(truth, minlength=5), costs).sum() == pytest.approx(
+            metrics.competition_score(metrics.tally(truth, answers, 5), costs)
+        )
 
 
 def test_temperature_is_the_best_of_the_grid_by_brute_force():
@@ -77,7 +84,9 @@ def test_thresholds_are_each_class_s_best_by_brute_force():
     val = some_logits(n=400)
     p, truth = calibrate.probabilities(val.logits), val.targets.argmax(1)
     grid = np.arange(30, 95) / 100
-    best = [max(grid, key=lambda t: 6 * (p[truth == c, c] >= t).sum() - (p[truth != c, c] >= t).sum()) for c in range(3)]
+    best = [
+        max(grid, key=lambda t: 6 * (p[truth == c, c] >= t).sum() - (p[truth != c, c] >= t).sum()) for c in range(3)
+    ]
     with_them = score_of(val, (p / best).argmax(1))
     found = RULES["thresholds"].fit(val, Costs())["thresholds"]
     assert found == pytest.approx(best if with_them > score_of(val, p.argmax(1)) else [1, 1, 1])
@@ -114,13 +123,25 @@ def test_what_was_not_trained_is_never_answered_and_what_was_not_validated_does_
     logits = rng.normal(size=(2, 55, 5)) + 2 * targets
     logits[:, :, 3] += 50  # a column that training never touched
     counts = np.array([30, 20, 3, 0, 4])
-    val = Logits(np.arange(55).astype(str), np.float32(logits), np.float32(targets), np.array(list("ABCDE")), counts, 57, counts / 57)
+    val = Logits(
+        np.arange(55).astype(str),
+        np.float32(logits),
+        np.float32(targets),
+        np.array(list("ABCDE")),
+        counts,
+        57,
+        counts / 57,
+    )
     params = RULES[rule].fit(val, Costs())
     answers = RULES[rule].answers([val], [params], Costs())
     assert not (answers == 3).any() and (answers == 0).sum() > 15
     assert json.loads(json.dumps(params, allow_nan=False)) == params
     report = single_label.report([val], SingleLabel().calibrate([val]))
-    assert report["skipped_classes"] == ["E"] and report["untrained_classes"] == ["D"] and report["few_images"] == ["C", "D"]
+    assert (
+        report["skipped_classes"] == ["E"]
+        and report["untrained_classes"] == ["D"]
+        and report["few_images"] == ["C", "D"]
+    )
 
 
 def test_a_false_alarm_for_a_class_without_rows_is_not_free_in_a_fit():
@@ -145,7 +166,10 @@ def test_networks_of_different_size_count_alike():
     large = replace(large, counts=large.counts * 1000, rows=large.rows * 1000)
     params = [RULES["bayes"].fit(some_logits(seed=3, n=300), Costs())] * 2
     same = replace(large, counts=small.counts, rows=small.rows)
-    assert (RULES["bayes"].answers([small, large], params, Costs()) == RULES["bayes"].answers([small, same], params, Costs())).all()
+    assert (
+        RULES["bayes"].answers([small, large], params, Costs())
+        == RULES["bayes"].answers([small, same], params, Costs())
+    ).all()
 
 
 def test_every_row_is_answered_by_a_fit_that_did_not_see_it():
@@ -159,20 +183,29 @@ def test_every_row_is_answered_by_a_fit_that_did_not_see_it():
 
 
 def test_cross_fitting_does_not_believe_noise():
-    """Logits that know nothing: the greedy search fits its own rows well, and the cross-fitted figure shows that it is luck."""
+    """Logits that know nothing: the greedy search fits its own rows well, and the cross-fitted figure shows that it is
+    luck."""
     rng = np.random.default_rng(0)
     val, _ = worlds.simulate(World(""), 0, 1000)
     noise = replace(val, logits=rng.normal(size=(1, len(val.ids), 20)).astype(np.float32))
     report = single_label.report([noise], SingleLabel().calibrate([noise]))["rules"]
     assert report["bias"]["fitted"] > report["bias"]["score"] + 0.1
-    assert report["bayes"]["score"] == pytest.approx(report["bayes"]["fitted"], abs=0.05) and report["bayes"]["over_always"] > -0.05
+    assert (
+        report["bayes"]["score"] == pytest.approx(report["bayes"]["fitted"], abs=0.05)
+        and report["bayes"]["over_always"] > -0.05
+    )
 
 
 def test_several_networks_are_calibrated_one_by_one_and_decided_together():
     task, vals = SingleLabel(), [some_logits(seed=1), some_logits(seed=2, first=1000, counts=(11, 4, 85))]
     calibration = task.calibrate(vals)
-    assert [network["rules"] for network in calibration["networks"]] == [task.calibrate([val])["networks"][0]["rules"] for val in vals]
-    tests = [replace(some_logits(seed=9), counts=val.counts, prior=val.prior, logits=some_logits(seed=seed).logits) for seed, val in enumerate(vals, 7)]
+    assert [network["rules"] for network in calibration["networks"]] == [
+        task.calibrate([val])["networks"][0]["rules"] for val in vals
+    ]
+    tests = [
+        replace(some_logits(seed=9), counts=val.counts, prior=val.prior, logits=some_logits(seed=seed).logits)
+        for seed, val in enumerate(vals, 7)
+    ]
     fitted = [rules.posterior_of(network["rules"]["bayes"]) for network in calibration["networks"]]
     counts = np.array([21, 9, 170])  # of both together
     p = np.mean([posterior.probabilities(test, counts) for posterior, test in zip(fitted, tests)], axis=0)
@@ -192,7 +225,9 @@ def test_the_bootstrap_keeps_the_classes_and_has_the_right_spread():
     values = rng.choice([0.0, 1.0, -3.0], len(strata))
     draws = stats.bootstrap(values, strata, draws=20000)
     exact = np.sqrt(sum((strata == c).sum() * values[strata == c].var() for c in range(3)))
-    assert draws.std() == pytest.approx(exact, rel=0.02) and draws.mean() == pytest.approx(values.sum(), abs=3 * exact / np.sqrt(20000))
+    assert draws.std() == pytest.approx(exact, rel=0.02) and draws.mean() == pytest.approx(
+        values.sum(), abs=3 * exact / np.sqrt(20000)
+    )
     low, high = stats.interval(draws)
     assert np.mean((draws >= low) & (draws <= high)) == pytest.approx(0.95, abs=0.005)
     assert (stats.bootstrap(values[:1], strata[:1]) == values[0]).all()
@@ -220,7 +255,9 @@ def test_the_report_s_figures_are_those_of_the_answers():
         assert figures["score"] == pytest.approx(score_of(val, answers[rule]))
         assert figures["over_always"] == pytest.approx(figures["score"] - score_of(val, np.full(200, 2)))
         assert figures["interval"][0] <= figures["score"] <= figures["interval"][1]
-    assert report["bayes_minus"]["argmax"]["difference"] == pytest.approx(report["rules"]["bayes"]["score"] - report["rules"]["argmax"]["score"])
+    assert report["bayes_minus"]["argmax"]["difference"] == pytest.approx(
+        report["rules"]["bayes"]["score"] - report["rules"]["argmax"]["score"]
+    )
     assert report["calibration"]["after"]["nll"] == pytest.approx(metrics.nll(posterior, val.targets.argmax(1)))
     assert single_label.held_out([val], calibration, ["argmax"])[0]["argmax"].tolist() == answers["argmax"].tolist()
 
@@ -243,9 +280,22 @@ def test_tune_and_decide_verbs(tmp_path, call):
     test = replace(some_logits(n=30, seed=1), targets=np.full((30, 3), np.nan, np.float32))
     write(tmp_path / "test.npz", test)
     tuned = call("tune", val, "--out", tmp_path / "c.json")
-    assert tuned.code == 0 and "always No Finding" in tuned.out and "cross-fitted" in tuned.out and "optimistic" in tuned.out
+    assert (
+        tuned.code == 0
+        and "always No Finding" in tuned.out
+        and "cross-fitted" in tuned.out
+        and "optimistic" in tuned.out
+    )
     assert all(f"\n{rule} " in tuned.out for rule in RULES)
-    decide = ["decide", tmp_path / "test.npz", "--calibration", tmp_path / "c.json", "--out", tmp_path / "s.csv", "--rule"]
+    decide = [
+        "decide",
+        tmp_path / "test.npz",
+        "--calibration",
+        tmp_path / "c.json",
+        "--out",
+        tmp_path / "s.csv",
+        "--rule",
+    ]
     said = call(*decide, "argmax")
     lines = (tmp_path / "s.csv").read_text().splitlines()
     assert lines[0] == "id,A,B,No Finding" and len(lines) == 31
@@ -260,24 +310,52 @@ def test_costs_travel_with_the_calibration(tmp_path, call):
     val = write(tmp_path / "val.npz", some_logits(n=300))
     assert call("tune", val, "--out", tmp_path / "c.json", "--costs", 1, 0, 5).code == 0
     assert json.loads((tmp_path / "c.json").read_text())["costs"] == {"tp": 1.0, "fp": 0.0, "fn": 5.0}
-    assert call("decide", val, "--calibration", tmp_path / "c.json", "--rule", "bayes", "--out", tmp_path / "s.csv").code == 0
+    assert (
+        call("decide", val, "--calibration", tmp_path / "c.json", "--rule", "bayes", "--out", tmp_path / "s.csv").code
+        == 0
+    )
     posterior = single_label.posterior([logits_file.read_logits(val)], json.loads((tmp_path / "c.json").read_text()))
     said = labels.read_one_hot(tmp_path / "s.csv").targets.argmax(1)
     assert (said == (posterior / [10, 5, 85]).argmax(1)).all()
-    assert (said == 1).sum() > (rules.bayes_scores(posterior, np.array([10, 5, 85]), Costs()).argmax(1) == 1).sum()  # false alarms are free
+    assert (said == 1).sum() > (
+        rules.bayes_scores(posterior, np.array([10, 5, 85]), Costs()).argmax(1) == 1
+    ).sum()  # false alarms are free
 
 
 def test_folds_through_the_verbs(tmp_path, call):
-    vals = [write(tmp_path / "v0.npz", some_logits(seed=1)), write(tmp_path / "v1.npz", some_logits(seed=2, first=1000, counts=(11, 4, 85)))]
+    vals = [
+        write(tmp_path / "v0.npz", some_logits(seed=1)),
+        write(tmp_path / "v1.npz", some_logits(seed=2, first=1000, counts=(11, 4, 85))),
+    ]
     prior = [logits_file.read_logits(path).prior for path in vals]
-    tests = [write(tmp_path / f"t{k}.npz", replace(some_logits(seed=5 + k), ids=some_logits().ids, targets=some_logits().targets, prior=prior[k], counts=np.array(counts)))
-             for k, counts in enumerate([(10, 5, 85), (11, 4, 85)])]
+    tests = [
+        write(
+            tmp_path / f"t{k}.npz",
+            replace(
+                some_logits(seed=5 + k),
+                ids=some_logits().ids,
+                targets=some_logits().targets,
+                prior=prior[k],
+                counts=np.array(counts),
+            ),
+        )
+        for k, counts in enumerate([(10, 5, 85), (11, 4, 85)])
+    ]
     assert call("tune", *vals, "--out", tmp_path / "both.json").code == 0
     for k, val in enumerate(vals):
         assert call("tune", val, "--out", tmp_path / f"c{k}.json").code == 0
     outputs = []
     for calibration in (["both.json"], ["c0.json", "c1.json"]):
-        said = call("decide", *tests, "--calibration", *(tmp_path / name for name in calibration), "--rule", "bayes", "--out", tmp_path / "s.csv")
+        said = call(
+            "decide",
+            *tests,
+            "--calibration",
+            *(tmp_path / name for name in calibration),
+            "--rule",
+            "bayes",
+            "--out",
+            tmp_path / "s.csv",
+        )
         assert said.code == 0, said.err
         outputs.append((tmp_path / "s.csv").read_bytes())
     assert outputs[0] == outputs[1]

@@ -45,9 +45,26 @@ def done(made, home, call):
 
 def test_the_main_job_leaves_what_it_promises(done, made, home, call):
     run = home / "runs/done"
-    assert {path.name for path in run.iterdir()} >= {"run.json", "folds.csv", "log.csv", "last.pt", "best.pt", "calibration.json", "report.json", "per_class.csv", *OUTPUTS}
+    assert {path.name for path in run.iterdir()} >= {
+        "run.json",
+        "folds.csv",
+        "log.csv",
+        "last.pt",
+        "best.pt",
+        "calibration.json",
+        "report.json",
+        "per_class.csv",
+        *OUTPUTS,
+    }
     assert not list(home.rglob(".*part"))
-    for text in ("always No Finding", "macro-F1", "answers on the test images, summed", "SYNTHETIC", "submission: ", "time: prepare"):
+    for text in (
+        "always No Finding",
+        "macro-F1",
+        "answers on the test images, summed",
+        "SYNTHETIC",
+        "submission: ",
+        "time: prepare",
+    ):
         assert text in done.out, text
 
     # the submission is test.csv's rows in their order, one 1 each
@@ -82,15 +99,25 @@ def test_the_main_job_leaves_what_it_promises(done, made, home, call):
     calibration, truth, said = json.loads((run / "calibration.json").read_text()), home / "truth.csv", home / "said.csv"
     answers, _ = single_label.held_out([val], calibration, ["temperature"])
     for path, rows in ((truth, val.targets.astype(int)), (said, np.eye(20, dtype=int)[answers["temperature"]])):
-        path.write_text("\n".join([",".join(["id", *classes]), *(f"{i},{','.join(map(str, row))}" for i, row in zip(val.ids, rows))]) + "\n")
+        path.write_text(
+            "\n".join(
+                [",".join(["id", *classes]), *(f"{i},{','.join(map(str, row))}" for i, row in zip(val.ids, rows))]
+            )
+            + "\n"
+        )
     own = call("score", run).out.splitlines()
-    assert [line for line in own if not line.startswith("decided by rule temperature")] == call("score", said, truth).out.splitlines()
+    assert [line for line in own if not line.startswith("decided by rule temperature")] == call(
+        "score", said, truth
+    ).out.splitlines()
     assert own[-1] == f"score {report['validation']['rules']['temperature']['score']:.6f}"
     assert [row["class"] for row in csv.DictReader(open(run / "per_class.csv"))] == classes
 
     # evaluating it again writes the same report
     before = (run / "report.json").read_bytes(), (run / "per_class.csv").read_bytes()
-    assert "NLL" in call("evaluate", run).out and before == ((run / "report.json").read_bytes(), (run / "per_class.csv").read_bytes())
+    assert "NLL" in call("evaluate", run).out and before == (
+        (run / "report.json").read_bytes(),
+        (run / "per_class.csv").read_bytes(),
+    )
     shutil.copytree(run, home / "runs/twin")
     assert call("evaluate", run, home / "runs/twin").out.count("\nmean ") == 2
 
@@ -172,7 +199,10 @@ def test_what_was_deleted_from_a_finished_run_is_made_again(made, home, call, mo
     command = ["main", "modelB", "--data", made, *TINY, "epochs=2", f"weights={weights}", "name=done"]
     assert call(*command).code == 0
     before = outputs(home, "done")
-    for path in (weights, *(home / "runs/done" / name for name in ("val_logits.npz", "test_logits.npz", "calibration.json", "folds.csv"))):
+    for path in (
+        weights,
+        *(home / "runs/done" / name for name in ("val_logits.npz", "test_logits.npz", "calibration.json", "folds.csv")),
+    ):
         path.unlink()
     monkeypatch.setattr(fit, "train_epoch", lambda *_: pytest.fail("trained again"))
     assert call(*command).code == 0
@@ -210,16 +240,41 @@ def test_the_stages_alone_give_the_same_files(done, made, home, call):
     run = home / "runs/alone"
     assert call("predict", run).code == 0
     assert call("tune", run / "val_logits.npz", "--out", run / "calibration.json").code == 0
-    assert call("decide", run / "test_logits.npz", "--calibration", run / "calibration.json", "--rule", "temperature",
-                "--out", home / "submissions/alone.csv", "--test", made / "test.csv").code == 0
+    assert (
+        call(
+            "decide",
+            run / "test_logits.npz",
+            "--calibration",
+            run / "calibration.json",
+            "--rule",
+            "temperature",
+            "--out",
+            home / "submissions/alone.csv",
+            "--test",
+            made / "test.csv",
+        ).code
+        == 0
+    )
     assert outputs(home, "alone") == outputs(home, "done")
 
 
 def test_early_stopping_and_the_plateau_watch_the_score(made, home, call, monkeypatch):
-    """A score that never improves after the warm-up: the rate is halved and training stops, the frozen stage not counted."""
+    """A score that never improves after the warm-up: the rate is halved and training stops, the frozen stage not
+    counted."""
     falling = iter(-4.7 - 1e-5 * step for step in range(100))  # a little worse each time, as negative scores are
     monkeypatch.setattr(SingleLabel, "metrics", lambda *_: {"score": next(falling)})
-    said = call("train", "modelB", "--data", made, *TINY, "epochs=20", "frozen_epochs=3", "patience=3", "lr_patience=0", "name=rested")
+    said = call(
+        "train",
+        "modelB",
+        "--data",
+        made,
+        *TINY,
+        "epochs=20",
+        "frozen_epochs=3",
+        "patience=3",
+        "lr_patience=0",
+        "name=rested",
+    )
     assert said.code == 0 and "stopped early" in said.out
     log = list(csv.DictReader(open(home / "runs/rested/log.csv")))
     assert [row["stage"] for row in log] == ["frozen"] * 3 + ["full"] * 3
@@ -229,9 +284,22 @@ def test_early_stopping_and_the_plateau_watch_the_score(made, home, call, monkey
 
 
 def test_ctrl_c_is_one_sentence(made, home):
-    command = [sys.executable, str(ROOT / "src/main.py"), "modelB", "--data", str(made), *TINY, "epochs=500", "patience=500", "workers=2", "name=stopped"]
+    command = [
+        sys.executable,
+        str(ROOT / "src/main.py"),
+        "modelB",
+        "--data",
+        str(made),
+        *TINY,
+        "epochs=500",
+        "patience=500",
+        "workers=2",
+        "name=stopped",
+    ]
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs inherit it ignored
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed
+    )
     try:
         log = home / "runs/stopped/log.csv"
         deadline = time.monotonic() + 120
@@ -244,7 +312,10 @@ def test_ctrl_c_is_one_sentence(made, home):
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130 and "Traceback" not in err
-    assert err.strip().splitlines()[-1] == "interrupted; run the same command again: training goes on after its last finished epoch"
+    assert (
+        err.strip().splitlines()[-1]
+        == "interrupted; run the same command again: training goes on after its last finished epoch"
+    )
     assert not list(home.rglob(".*part"))
 
 
@@ -259,31 +330,55 @@ def test_classes_without_images_and_unreadable_ones(tiny, home, call):
     (tiny / "images" / broken).write_bytes(b"not an image")
     said = call("main", "modelB", "--data", tiny, *TINY, "drop_unreadable=true", "name=holes")
     assert said.code == 0, said.err
-    assert broken in said.err and "without training images (their columns stay, and nothing is learned of them): Hernia" in said.out
+    assert (
+        broken in said.err
+        and "without training images (their columns stay, and nothing is learned of them): Hernia" in said.out
+    )
     assert not labels.read_one_hot(home / "submissions/holes.csv").targets[:, hernia - 1].any()
     about = json.loads((home / "runs/holes/run.json").read_text())
     assert about["counts"][hernia - 1] == 0 == about["prior"][hernia - 1]
 
 
-@pytest.mark.parametrize(("imbalance", "exponent"), [("none", 0.0), ("loss_weights:0.5", 0.5), ("logit_adjustment:1", 1.0)])
+@pytest.mark.parametrize(
+    ("imbalance", "exponent"), [("none", 0.0), ("loss_weights:0.5", 0.5), ("logit_adjustment:1", 1.0)]
+)
 def test_the_prior_of_every_correction_reaches_the_logits_file_and_the_decision(imbalance, exponent, made, home, call):
-    assert call("main", "modelB", "--data", made, *TINY, "epochs=1", f"imbalance={imbalance}", "rule=bayes", "name=corrected").code == 0
+    assert (
+        call(
+            "main",
+            "modelB",
+            "--data",
+            made,
+            *TINY,
+            "epochs=1",
+            f"imbalance={imbalance}",
+            "rule=bayes",
+            "name=corrected",
+        ).code
+        == 0
+    )
     test = logits_file.read_logits(home / "runs/corrected/test_logits.npz")
     wanted = np.where(test.counts > 0, test.counts, 1) ** (1 - exponent) * (test.counts > 0)
     assert test.prior == pytest.approx(wanted / wanted.sum())
     network = json.loads((home / "runs/corrected/calibration.json").read_text())["networks"][0]
     assert network["prior"] == test.prior.tolist() and network["counts"] == test.counts.tolist()
-    assert json.loads((home / "runs/corrected/run.json").read_text())["config"]["imbalance"] == ({} if imbalance == "none" else {imbalance.split(":")[0]: exponent})
+    assert json.loads((home / "runs/corrected/run.json").read_text())["config"]["imbalance"] == (
+        {} if imbalance == "none" else {imbalance.split(":")[0]: exponent}
+    )
 
 
 def test_a_time_budget_ends_with_a_valid_submission_and_goes_on(made, home, call, monkeypatch):
-    """No time for a second epoch: the first one is predicted, decided and written; with more time the run ends as if never paused."""
+    """No time for a second epoch: the first one is predicted, decided and written; with more time the run ends as if
+    never paused."""
     command = ["main", "modelB", "--data", made, *TINY, "name=timed"]
     monkeypatch.setenv("CXR_STARTED", str(time.time() - 3600))
     said = call(*command, "hours=1")  # the first epoch is always trained
     assert said.code == 0 and "stopped for time after epoch 1" in said.out and "PAUSED" in said.out, said.err
     assert len(labels.read_one_hot(home / "submissions/timed.csv").ids) == len(labels.read_ids(made / "test.csv"))
-    assert json.loads((home / "runs/timed/run.json").read_text())["state"] == "paused" and call("score", home / "runs/timed").code == 0
+    assert (
+        json.loads((home / "runs/timed/run.json").read_text())["state"] == "paused"
+        and call("score", home / "runs/timed").code == 0
+    )
     assert call("predict", home / "runs/timed").code == 0
     monkeypatch.delenv("CXR_STARTED")
     said = call(*command, "hours=1")

@@ -54,7 +54,9 @@ def test_identity_and_scikit_learn():
         truth = np.concatenate([np.arange(6), rng.integers(0, 6, 60)])
         answers = np.where(rng.random(66) < 0.5, truth, rng.integers(0, 6, 66))
         counts, figures = metrics.tally(truth, answers, 6), metrics.summary(metrics.tally(truth, answers, 6))
-        assert figures["score"] == pytest.approx(6 * balanced_accuracy_score(truth, answers) - 5 - np.mean(counts.fp / counts.n))
+        assert figures["score"] == pytest.approx(
+            6 * balanced_accuracy_score(truth, answers) - 5 - np.mean(counts.fp / counts.n)
+        )
         assert figures["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(truth, answers))
         assert figures["accuracy"] == pytest.approx(accuracy_score(truth, answers))
         assert figures["macro_f1"] == pytest.approx(f1_score(truth, answers, average="macro"))
@@ -76,21 +78,32 @@ def test_order_of_images_does_not_matter():
     rng = np.random.default_rng(1)
     truth, answers = rng.integers(0, 5, 40), rng.integers(0, 5, 40)
     shuffled = rng.permutation(40)
-    assert metrics.summary(metrics.tally(truth, answers, 5)) == metrics.summary(metrics.tally(truth[shuffled], answers[shuffled], 5))
+    assert metrics.summary(metrics.tally(truth, answers, 5)) == metrics.summary(
+        metrics.tally(truth[shuffled], answers[shuffled], 5)
+    )
 
 
 def csv_of(path, classes, rows):
-    path.write_text("\n".join([",".join(["id", *classes]), *(f"{name},{','.join(map(str, row))}" for name, row in rows)]) + "\n")
+    path.write_text(
+        "\n".join([",".join(["id", *classes]), *(f"{name},{','.join(map(str, row))}" for name, row in rows)]) + "\n"
+    )
     return path
 
 
 def test_score_of_a_hand_made_table(tmp_path, call):
-    """Four images, three classes: A right, A called B, B right, C called B. A: (1−0−5)/2, B: (1−2−0)/1, C: (0−0−5)/1."""
-    truth = csv_of(tmp_path / "truth.csv", "ABC", [("1", (1, 0, 0)), ("2", (1, 0, 0)), ("3", (0, 1, 0)), ("4", (0, 0, 1))])
-    said = csv_of(tmp_path / "said.csv", "ABC", [("1", (1, 0, 0)), ("2", (0, 1, 0)), ("3", (0, 1, 0)), ("4", (0, 1, 0))])
+    """Four images, three classes: A right, A called B, B right, C called B. A: (1−0−5)/2, B: (1−2−0)/1, C:
+    (0−0−5)/1."""
+    truth = csv_of(
+        tmp_path / "truth.csv", "ABC", [("1", (1, 0, 0)), ("2", (1, 0, 0)), ("3", (0, 1, 0)), ("4", (0, 0, 1))]
+    )
+    said = csv_of(
+        tmp_path / "said.csv", "ABC", [("1", (1, 0, 0)), ("2", (0, 1, 0)), ("3", (0, 1, 0)), ("4", (0, 1, 0))]
+    )
     answer = call("score", said, truth, "--json", tmp_path / "out.json")
     assert answer.code == 0
     assert answer.out.splitlines()[-1] == f"score {(-2 - 1 - 5) / 3:.6f}"
     # rows in another order and columns in another order are the same answers
-    turned = csv_of(tmp_path / "turned.csv", "CBA", [("4", (0, 1, 0)), ("2", (0, 1, 0)), ("1", (0, 0, 1)), ("3", (0, 1, 0))])
+    turned = csv_of(
+        tmp_path / "turned.csv", "CBA", [("4", (0, 1, 0)), ("2", (0, 1, 0)), ("1", (0, 0, 1)), ("3", (0, 1, 0))]
+    )
     assert call("score", turned, truth).out == answer.out

@@ -10,8 +10,12 @@ from answers import rules
 from answers.metrics import Costs
 from worlds import World
 
-SHORT = [world for world in worlds.WORLDS if world.name in
-         ("√ sampler", "balanced", "over-confident", "noisy, natural", "rare noise, balanced", "biased classes", "strong")]
+SHORT = [
+    world
+    for world in worlds.WORLDS
+    if world.name
+    in ("√ sampler", "balanced", "over-confident", "noisy, natural", "rare noise, balanced", "biased classes", "strong")
+]
 
 
 def test_bayes_stays_near_the_knowable_best_and_no_public_rule_is_ahead():
@@ -23,7 +27,9 @@ def test_bayes_stays_near_the_knowable_best_and_no_public_rule_is_ahead():
         best = result["scores"]["knowable"]["mean"]
         assert all(result["scores"][rule]["mean"] <= best + 1e-9 for rule in rules.RULES), result["world"]
         assert result["scores"]["bayes"]["mean"] > result["scores"]["argmax"]["mean"] + 0.02
-    assert max(result["regret_one_temperature"]["mean"] for result in results) > 0.05  # why there is more than one temperature
+    assert (
+        max(result["regret_one_temperature"]["mean"] for result in results) > 0.05
+    )  # why there is more than one temperature
 
 
 def test_expected_scores_are_what_natural_rows_earn():
@@ -35,7 +41,9 @@ def test_expected_scores_are_what_natural_rows_earn():
     p, chosen = sample.exact[natural], answers[natural]
     truth_score = -5 + np.mean([(7 * p[chosen == c, c] - 1).sum() / (rows * worlds.NATURAL[c]) for c in range(20)])
     assert worlds.expected_score(answers, sample) == pytest.approx(truth_score, abs=0.05)
-    assert worlds.expected_score(np.full(2 * rows, 19), sample) == pytest.approx(-4.724889, abs=0.005)  # always No Finding
+    assert worlds.expected_score(np.full(2 * rows, 19), sample) == pytest.approx(
+        -4.724889, abs=0.005
+    )  # always No Finding
     assert sample.weight.mean() == pytest.approx(1, abs=0.01)
 
 
@@ -43,6 +51,10 @@ def test_the_verb_prints_a_line_a_world_and_the_verdict(monkeypatch, tmp_path, c
     monkeypatch.setattr(worlds, "WORLDS", SHORT[:1])
     said = call("worlds", "--seeds", 2, "--rows", 2000, "--json", tmp_path / "w.json")
     assert said.code == 0, said.err
-    assert "√ sampler" in said.out and "sampler 0.5" in said.out and "more than two paired standard errors: none" in said.out
+    assert (
+        "√ sampler" in said.out
+        and "sampler 0.5" in said.out
+        and "more than two paired standard errors: none" in said.out
+    )
     assert json.loads((tmp_path / "w.json").read_text())["worlds"][0]["seeds"] == 2
     assert call("worlds", "--seeds", 1).code == 2

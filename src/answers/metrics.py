@@ -9,7 +9,8 @@ from core.errors import UserError
 
 @dataclass(frozen=True)
 class Costs:
-    """What a hit earns, and what a false alarm and a miss cost. Raises UserError unless all are numbers from 0 to 1e6."""
+    """What a hit earns, and what a false alarm and a miss cost. Raises UserError unless all are numbers from 0 to
+    1e6."""
 
     tp: float = 1.0
     fp: float = 1.0
@@ -18,7 +19,10 @@ class Costs:
     def __post_init__(self):
         for cost in (self.tp, self.fp, self.fn):
             if not isinstance(cost, (int, float)) or not 0 <= cost <= 1e6:
-                raise UserError(f"costs {self.tp} {self.fp} {self.fn}: the reward of a hit and the costs of a false alarm and of a miss are numbers from 0 to a million")
+                raise UserError(
+                    f"costs {self.tp} {self.fp} {self.fn}: the reward of a hit and the costs of a false alarm and of a"
+                    " miss are numbers from 0 to a million"
+                )
 
 
 @dataclass(frozen=True)
@@ -108,11 +112,18 @@ def brier(probabilities: np.ndarray, truth: np.ndarray) -> float:
 
 
 def reliability(probabilities: np.ndarray, truth: np.ndarray, bins: int = 10) -> list[dict]:
-    """The most probable class's probability beside how often it is right, in bins of equal width (Guo et al. 2017, equations 1–2)."""
+    """The most probable class's probability beside how often it is right, in bins of equal width (Guo et al. 2017,
+    equations 1–2)."""
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
     place = np.minimum((confidence * bins).astype(int), bins - 1)
     return [
-        {"from": b / bins, "to": (b + 1) / bins, "images": int((place == b).sum()),
-         "confidence": float(confidence[place == b].mean()), "accuracy": float(right[place == b].mean())}
-        for b in range(bins) if (place == b).any()
+        {
+            "from": b / bins,
+            "to": (b + 1) / bins,
+            "images": int((place == b).sum()),
+            "confidence": float(confidence[place == b].mean()),
+            "accuracy": float(right[place == b].mean()),
+        }
+        for b in range(bins)
+        if (place == b).any()
     ]

@@ -1,4 +1,5 @@
-"""The evaluation of a multi-label run: figures of every label and their macro means, intervals by patients, subgroups, tables."""
+"""The evaluation of a multi-label run: figures of every label and their macro means, intervals by patients, subgroups,
+tables."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -13,7 +14,16 @@ from core.files import SYNTHETIC
 from core.logits_file import Logits
 from core.task import Evidence, Rows
 
-FIGURES = ("auc", "average_precision", "brier", "brier_skill", "spec_at_sens95", "sens_at_spec95", "sens_at_sens95", "spec_at_spec95")
+FIGURES = (
+    "auc",
+    "average_precision",
+    "brier",
+    "brier_skill",
+    "spec_at_sens95",
+    "sens_at_spec95",
+    "sens_at_sens95",
+    "spec_at_spec95",
+)
 POINTS = ("sens95", "spec95")
 SUBGROUPS: dict[str, Callable[[Mapping[str, str]], str]] = {  # name → row → group, '' unknown
     "sex": lambda row: row.get("sex") or "",
@@ -36,18 +46,23 @@ def _age_band(age: str) -> str:
 def report(found: Evidence, rows: Rows) -> dict:
     """Every figure of a run on its validation part and, where its labels are known, on its test part.
 
-    rows: image id → its row of folds.csv (patient, sex, age, projection, method, as far as they are known; without a patient
-    an image is its own). Figures of a label: auc (thesis, equation 18), average_precision, brier (equation 19), brier_skill =
-    1 − brier / brier of always forecasting the training part's prevalence, and sensitivity and specificity (equation 16) at
-    the calibration's two thresholds. `macro` are their means over the labels with both positives and negatives, the
-    others are named in `skipped`; `interval` are 95 % percentile intervals of 500 resamples of patients, where a label that
-    lost its positives or negatives is left out of the draw's mean. The patients that set the thresholds are resampled too:
-    with few positives most of an operating point's uncertainty is theirs. `per_class` is of the test part when there is one. What
-    is undefined is None. Raises UserError when a part has no label to measure, or images that `rows` lacks.
+    rows: image id → its row of folds.csv (patient, sex, age, projection, method, as far as they are known; without a
+    patient an image is its own). Figures of a label: auc (thesis, equation 18), average_precision, brier (equation 19),
+    brier_skill = 1 − brier / brier of always forecasting the training part's prevalence, and sensitivity and
+    specificity (equation 16) at the calibration's two thresholds. `macro` are their means over the labels with both
+    positives and negatives, the others are named in `skipped`; `interval` are 95 % percentile intervals of 500
+    resamples of patients, where a label that lost its positives or negatives is left out of the draw's mean. The
+    patients that set the thresholds are resampled too: with few positives most of an operating point's uncertainty is
+    theirs. `per_class` is of the test part when there is one. What is undefined is None. Raises UserError when a part
+    has no label to measure, or images that `rows` lacks.
     """
     parts = {"validation": found.val} | ({"test": found.test} if found.test is not None else {})
     figures = {name: _part(name, content, found, rows) for name, content in parts.items()}
-    return {"rule": found.rule, **{name: part for name, (part, _) in figures.items()}, "per_class": figures[list(parts)[-1]][1]}
+    return {
+        "rule": found.rule,
+        **{name: part for name, (part, _) in figures.items()},
+        "per_class": figures[list(parts)[-1]][1],
+    }
 
 
 def score(found: Evidence, rows: Rows) -> dict:
@@ -62,17 +77,28 @@ def _part(name: str, content: Logits, found: Evidence, rows: Rows) -> tuple[dict
     at, p = thresholds(calibration, rule), {each: probabilities([content], calibration, each) for each in RULES}
     counted = countable(targets)
     if not counted.any():
-        raise UserError(f"the {name} part has no positive image beside a negative one of any label, so there is nothing to measure: split with another seed, or choose other labels")
+        raise UserError(
+            f"the {name} part has no positive image beside a negative one of any label, so there is nothing to measure:"
+            " split with another seed, or choose other labels"
+        )
     about = _about(content, rows)
     patients = _patients(content.ids, about)
     weights = stats.cluster_weights(patients).astype(float)
-    val_weights = weights if val is content else stats.cluster_weights(_patients(val.ids, _about(val, rows)), seed=1).astype(float)
-    drawn = _drawn_thresholds(val.targets, p[rule] if val is content else probabilities([val], calibration, rule), val_weights)
+    val_weights = (
+        weights
+        if val is content
+        else stats.cluster_weights(_patients(val.ids, _about(val, rows)), seed=1).astype(float)
+    )
+    drawn = _drawn_thresholds(
+        val.targets, p[rule] if val is content else probabilities([val], calibration, rule), val_weights
+    )
 
     prevalence = content.counts / content.rows
     points = {figure: np.full(len(names), np.nan) for figure in FIGURES}
     for c in range(len(names)):
-        for figure, value in _figures(targets[:, c], p[rule][:, c], prevalence[c], {point: at[point][c] for point in POINTS}).items():
+        for figure, value in _figures(
+            targets[:, c], p[rule][:, c], prevalence[c], {point: at[point][c] for point in POINTS}
+        ).items():
             points[figure][c] = value
     draws = _draws(targets, p[rule], prevalence, drawn, weights)
     lost = np.isnan(draws["auc"]) | ~counted  # of a draw's labels, those without positives or negatives
@@ -88,9 +114,15 @@ def _part(name: str, content: Logits, found: Evidence, rows: Rows) -> tuple[dict
     }
     per_class = [
         {
-            "class": str(names[c]), "images": int((~np.isnan(targets[:, c])).sum()), "positives": int((targets[:, c] == 1).sum()),
+            "class": str(names[c]),
+            "images": int((~np.isnan(targets[:, c])).sum()),
+            "positives": int((targets[:, c] == 1).sum()),
             "prevalence": _number(_mean(targets[:, c])),
-            **{key: value for figure in FIGURES for key, value in _with_interval(figure, points[figure][c], draws[figure][:, c]).items()},
+            **{
+                key: value
+                for figure in FIGURES
+                for key, value in _with_interval(figure, points[figure][c], draws[figure][:, c]).items()
+            },
             **{f"threshold_{point}": _number(at[point][c]) for point in POINTS},
         }
         for c in range(len(names))
@@ -99,56 +131,87 @@ def _part(name: str, content: Logits, found: Evidence, rows: Rows) -> tuple[dict
 
 
 def paired(ours: Logits, theirs: Logits, rows: Rows) -> dict:
-    """Macro AUC of two networks on the same images, and their difference with its interval from the same draws of patients:
-    {"ours", "theirs", "difference": each {"auc", "interval"}}. Raises UserError for other images, labels or targets."""
+    """Macro AUC of two networks on the same images, and their difference with its interval from the same draws of
+    patients: {"ours", "theirs", "difference": each {"auc", "interval"}}. Raises UserError for other images, labels or
+    targets."""
     found = _paired([ours], [theirs], rows)
     return {name: found[name] for name in ("ours", "theirs", "difference")}
 
 
 def paired_runs(ours: Sequence[Evidence], theirs: Sequence[Evidence], rows: Rows) -> dict:
-    """The same for the means over several runs and as many others, all on the same images: of the test part where all have it.
+    """The same for the means over several runs and as many others, all on the same images: of the test part where all
+    have it.
 
-    (A rule changes no label's
-    ranking on a single view, so none is applied.) Beside the three of `paired`: part, images, resampled (what), and pairs, the
-    difference of each run to the other of the same number.
+    (A rule changes no label's ranking on a single view, so none is applied.) Beside the three of `paired`: part,
+    images, resampled (what), and pairs, the difference of each run to the other of the same number.
     """
     tested = all(test is not None for _, test, *_ in (*ours, *theirs))
     contents = [[test if tested else val for val, test, *_ in runs] for runs in (ours, theirs)]
-    return {"part": "test" if tested else "validation", "images": len(contents[0][0].ids), "resampled": "patients", **_paired(*contents, rows)}
+    return {
+        "part": "test" if tested else "validation",
+        "images": len(contents[0][0].ids),
+        "resampled": "patients",
+        **_paired(*contents, rows),
+    }
 
 
 def _paired(ours: Sequence[Logits], theirs: Sequence[Logits], rows: Rows) -> dict:
     first = ours[0]
     for content in (*ours, *theirs):
         if not np.array_equal(content.ids, first.ids) or content.classes.tolist() != first.classes.tolist():
-            raise UserError("the two runs were tested on different images or labels, so they cannot be compared image by image: give both the same split")
+            raise UserError(
+                "the two runs were tested on different images or labels, so they cannot be compared image by image:"
+                " give both the same split"
+            )
         if not np.array_equal(content.targets, first.targets, equal_nan=True):
-            raise UserError("the two runs were tested on the same images with different labels of them, so they cannot be compared: train both from one label file")
+            raise UserError(
+                "the two runs were tested on the same images with different labels of them, so they cannot be compared:"
+                " train both from one label file"
+            )
     labels = np.flatnonzero(countable(first.targets))
     if not len(labels):
-        raise UserError("the two runs' test images have no label with both positives and negatives, so there is nothing to compare")
+        raise UserError(
+            "the two runs' test images have no label with both positives and negatives, so there is nothing to compare"
+        )
     weights = stats.cluster_weights(_patients(first.ids, _about(first, rows))).astype(float)
     areas = []  # of the networks: macro AUC as it is [1] and in every draw [draws]
     for content in (*ours, *theirs):
         p = sigmoid(content.logits.astype(float)).mean(axis=0)
-        ranked = [[stats.ranking(first.targets[:, c] == 1, p[:, c], ~np.isnan(first.targets[:, c]), each)[0] for c in labels] for each in (np.ones((1, len(p))), weights)]
+        ranked = [
+            [stats.ranking(first.targets[:, c] == 1, p[:, c], ~np.isnan(first.targets[:, c]), each)[0] for c in labels]
+            for each in (np.ones((1, len(p))), weights)
+        ]
         areas.append([_mean(np.array(each).T) for each in ranked])
     mine, others = areas[: len(ours)], areas[len(ours) :]
     means = [[np.mean(each, axis=0) for each in zip(*group, strict=True)] for group in (mine, others)]
-    found = {"ours": means[0], "theirs": means[1], "difference": [our - other for our, other in zip(*means, strict=True)]}
-    return {**{name: {"auc": float(point[0]), "interval": _interval(draws)} for name, (point, draws) in found.items()},
-            "pairs": [float(our[0][0] - other[0][0]) for our, other in zip(mine, others, strict=True)]}
+    found = {
+        "ours": means[0],
+        "theirs": means[1],
+        "difference": [our - other for our, other in zip(*means, strict=True)],
+    }
+    return {
+        **{name: {"auc": float(point[0]), "interval": _interval(draws)} for name, (point, draws) in found.items()},
+        "pairs": [float(our[0][0] - other[0][0]) for our, other in zip(mine, others, strict=True)],
+    }
 
 
 def _about(content: Logits, rows: Rows) -> list[Mapping[str, str]]:
     lacking = [one for one in content.ids if one not in rows]
     if lacking:
-        raise UserError(f"{len(lacking)} images of the logits are not in the run's folds.csv: {some(lacking)}; predict again with this run")
+        raise UserError(
+            f"{len(lacking)} images of the logits are not in the run's folds.csv: {some(lacking)}; predict again with"
+            " this run"
+        )
     return [rows[one] for one in content.ids]
 
 
 def _patients(ids: np.ndarray, about: Sequence[Mapping[str, str]]) -> np.ndarray:
-    return np.array([f"patient {row['patient']}" if row.get("patient") else f"image {one}" for one, row in zip(ids, about, strict=True)])
+    return np.array(
+        [
+            f"patient {row['patient']}" if row.get("patient") else f"image {one}"
+            for one, row in zip(ids, about, strict=True)
+        ]
+    )
 
 
 # ---- figures
@@ -177,47 +240,89 @@ def _figures(targets: np.ndarray, p: np.ndarray, prevalence: float, at: dict[str
     return found
 
 
-def _draws(targets: np.ndarray, p: np.ndarray, prevalence: np.ndarray, at: dict[str, np.ndarray], weights: np.ndarray) -> dict[str, np.ndarray]:
+def _draws(
+    targets: np.ndarray, p: np.ndarray, prevalence: np.ndarray, at: dict[str, np.ndarray], weights: np.ndarray
+) -> dict[str, np.ndarray]:
     """The same figures of every label in every draw, [draws, C] each, NaN where undefined."""
     known, positive, negative = ~np.isnan(targets), targets == 1, targets == 0
-    ranked = np.array([stats.ranking(positive[:, c], p[:, c], known[:, c], weights) for c in range(p.shape[1])])  # [C, 2, draws]
+    ranked = np.array(
+        [stats.ranking(positive[:, c], p[:, c], known[:, c], weights) for c in range(p.shape[1])]
+    )  # [C, 2, draws]
     brier, reference = (stats.weighted_means((forecast - targets) ** 2, known, weights) for forecast in (p, prevalence))
-    found = {"auc": ranked[:, 0].T, "average_precision": ranked[:, 1].T, "brier": brier,
-             "brier_skill": 1 - np.divide(brier, reference, out=np.full(reference.shape, np.nan), where=reference > 0)}
+    found = {
+        "auc": ranked[:, 0].T,
+        "average_precision": ranked[:, 1].T,
+        "brier": brier,
+        "brier_skill": 1 - np.divide(brier, reference, out=np.full(reference.shape, np.nan), where=reference > 0),
+    }
     for point in POINTS:
-        above = [[stats.share_above(p[rows[:, c], c], weights[:, rows[:, c]], at[point][:, c]) for c in range(p.shape[1])] for rows in (positive, negative)]
+        above = [
+            [stats.share_above(p[rows[:, c], c], weights[:, rows[:, c]], at[point][:, c]) for c in range(p.shape[1])]
+            for rows in (positive, negative)
+        ]
         found |= {f"sens_at_{point}": np.array(above[0]).T, f"spec_at_{point}": 1 - np.array(above[1]).T}
     return found
 
 
 def _drawn_thresholds(targets: np.ndarray, p: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """The two thresholds that every draw of validation patients sets, [draws, C] each, NaN where it has no positives, or negatives."""
+    """The two thresholds that every draw of validation patients sets, [draws, C] each, NaN where it has no positives,
+    or negatives."""
     known = ~np.isnan(targets)
-    found = [stats.held_thresholds(targets[known[:, c], c] == 1, p[known[:, c], c], weights[:, known[:, c]], HELD) if known[:, c].any() else [np.full(len(weights), np.nan)] * 2
-             for c in range(p.shape[1])]
+    found = [
+        (
+            stats.held_thresholds(targets[known[:, c], c] == 1, p[known[:, c], c], weights[:, known[:, c]], HELD)
+            if known[:, c].any()
+            else [np.full(len(weights), np.nan)] * 2
+        )
+        for c in range(p.shape[1])
+    ]
     return {point: np.array([each[place] for each in found]).T for place, point in enumerate(POINTS)}
 
 
-def _forecasts(targets: np.ndarray, p: np.ndarray, prevalence: np.ndarray, counted: np.ndarray) -> dict[str, float | None]:
+def _forecasts(
+    targets: np.ndarray, p: np.ndarray, prevalence: np.ndarray, counted: np.ndarray
+) -> dict[str, float | None]:
     """Macro Brier score and skill of some probabilities."""
     brier, reference = (_mean(((forecast - targets) ** 2).T)[counted] for forecast in (p, prevalence))
     return {"brier": _number(brier.mean()), "brier_skill": _number((1 - brier / reference).mean())}
 
 
-def _subgroups(targets: np.ndarray, p: np.ndarray, patients: np.ndarray, about: Sequence[Mapping[str, str]], weights: np.ndarray) -> list[dict]:
-    """Macro AUC of every subgroup with an interval from the same draws of patients, over the labels it has positives and negatives of."""
+def _subgroups(
+    targets: np.ndarray, p: np.ndarray, patients: np.ndarray, about: Sequence[Mapping[str, str]], weights: np.ndarray
+) -> list[dict]:
+    """Macro AUC of every subgroup with an interval from the same draws of patients, over the labels it has positives
+    and negatives of."""
     found, once = [], np.ones((1, len(patients)))
     for by, group_of in SUBGROUPS.items():
         groups = np.array([group_of(row) for row in about])
-        names = [name for name in (BANDS if by == "age" else sorted(set(groups) - {""})) if (groups == name).sum() >= SMALLEST]
+        names = [
+            name
+            for name in (BANDS if by == "age" else sorted(set(groups) - {""}))
+            if (groups == name).sum() >= SMALLEST
+        ]
         for name in names if len(names) > 1 else []:
             rows = groups == name
             labels = np.flatnonzero(countable(targets[rows]))
-            point, draws = (np.array([stats.ranking(targets[:, c] == 1, p[:, c], rows & ~np.isnan(targets[:, c]), each)[0] for c in labels]) for each in (once, weights))
-            found.append({
-                "by": by, "group": str(name), "images": int(rows.sum()), "patients": len(np.unique(patients[rows])), "labels": len(labels),
-                "auc": _number(point.mean()) if len(labels) else None, "interval": _interval(_mean(draws.T)) if len(labels) else None,
-            })
+            point, draws = (
+                np.array(
+                    [
+                        stats.ranking(targets[:, c] == 1, p[:, c], rows & ~np.isnan(targets[:, c]), each)[0]
+                        for c in labels
+                    ]
+                )
+                for each in (once, weights)
+            )
+            found.append(
+                {
+                    "by": by,
+                    "group": str(name),
+                    "images": int(rows.sum()),
+                    "patients": len(np.unique(patients[rows])),
+                    "labels": len(labels),
+                    "auc": _number(point.mean()) if len(labels) else None,
+                    "interval": _interval(_mean(draws.T)) if len(labels) else None,
+                }
+            )
     return found
 
 
@@ -225,7 +330,9 @@ def _mean(values: np.ndarray) -> np.ndarray:
     """The mean over the last axis of what is not NaN; NaN where nothing is."""
     there = ~np.isnan(values)
     number = there.sum(axis=-1)
-    return np.divide(np.where(there, values, 0).sum(axis=-1), number, out=np.full(np.shape(number), np.nan), where=number > 0)
+    return np.divide(
+        np.where(there, values, 0).sum(axis=-1), number, out=np.full(np.shape(number), np.nan), where=number > 0
+    )
 
 
 def _number(value: float) -> float | None:
@@ -252,39 +359,72 @@ def _ends(interval: Sequence[float | None] | None) -> str:
 
 
 def lines(report: dict, calibration: dict | None = None) -> list[str]:
-    """The report as lines to print: a table of the labels, the macro means, the subgroups, and what the figures rest on."""
+    """The report as lines to print: a table of the labels, the macro means, the subgroups, and what the figures rest
+    on."""
     name = "test" if "test" in report else "validation"
     part, classes = report[name], report["per_class"]
     width = max(len("label"), *(len(row["class"]) for row in classes))
 
     def row(label: str, positives: str, figures: dict, interval: Sequence[float | None] | None) -> str:
-        at = [f"{_shown(figures[figure])} ({_shown(figures[held])})" for figure, held in (("spec_at_sens95", "sens_at_sens95"), ("sens_at_spec95", "spec_at_spec95"))]
-        return (f"{label:{width}}{positives:>10}{_shown(figures['auc']):>8} {_ends(interval):14}{_shown(figures['average_precision']):>7}"
-                f"{_shown(figures['brier']):>7}{_shown(figures['brier_skill'], '+.3f'):>8}{at[0]:>23}{at[1]:>23}")
+        at = [
+            f"{_shown(figures[figure])} ({_shown(figures[held])})"
+            for figure, held in (("spec_at_sens95", "sens_at_sens95"), ("sens_at_spec95", "spec_at_spec95"))
+        ]
+        return (
+            f"{label:{width}}{positives:>10}{_shown(figures['auc']):>8}"
+            f" {_ends(interval):14}{_shown(figures['average_precision']):>7}"
+            f"{_shown(figures['brier']):>7}{_shown(figures['brier_skill'], '+.3f'):>8}{at[0]:>23}{at[1]:>23}"
+        )
 
     found = [
         f"{name} part: {part['images']} images of {part['patients']} patients; 95 % intervals by resampling patients",
-        f"{'label':{width}}{'positives':>10}{'AUC-ROC':>8} {'':14}{'PR-AUC':>7}{'Brier':>7}{'skill':>8}{'Spec@Sens=95% (Sens)':>23}{'Sens@Spec=95% (Spec)':>23}",
+        (
+            f"{'label':{width}}{'positives':>10}{'AUC-ROC':>8}"
+            f" {'':14}{'PR-AUC':>7}{'Brier':>7}{'skill':>8}{'Spec@Sens=95% (Sens)':>23}{'Sens@Spec=95% (Spec)':>23}"
+        ),
         *(row(one["class"], str(one["positives"]), one, (one["auc_low"], one["auc_high"])) for one in classes),
         row("macro", "", part["macro"], part["interval"]["auc"]),
-        "macro intervals: " + ", ".join(f"{what} {_ends(part['interval'][figure])}" for what, figure in (("PR-AUC", "average_precision"), ("Brier", "brier"), ("skill", "brier_skill"))),
-        "macro intervals: " + ", ".join(f"{what} {_ends(part['interval'][figure])}" for what, figure in (("Spec@Sens=95%", "spec_at_sens95"), ("Sens@Spec=95%", "sens_at_spec95"))),
+        "macro intervals: "
+        + ", ".join(
+            f"{what} {_ends(part['interval'][figure])}"
+            for what, figure in (("PR-AUC", "average_precision"), ("Brier", "brier"), ("skill", "brier_skill"))
+        ),
+        "macro intervals: "
+        + ", ".join(
+            f"{what} {_ends(part['interval'][figure])}"
+            for what, figure in (("Spec@Sens=95%", "spec_at_sens95"), ("Sens@Spec=95%", "sens_at_spec95"))
+        ),
     ]
     if part["skipped"]:
-        found.append(f"left out of the macro means, without a positive or without a negative here: {', '.join(part['skipped'])}")
+        found.append(
+            f"left out of the macro means, without a positive or without a negative here: {', '.join(part['skipped'])}"
+        )
     bare = [one["class"] for one in classes if one["threshold_sens95"] is None or one["threshold_spec95"] is None]
     if bare:
         found.append(f"without a threshold, since validation lacks positives or negatives: {', '.join(bare)}")
     found += [
-        "Thresholds were set on validation only and applied unchanged; in brackets what they held here." if name == "test" else
-        "Thresholds, calibration and epoch were chosen on these same images: every figure here is optimistic.",
-        f"Brier and its skill are of rule {report['rule']}; a skill of 0 is that of always forecasting the training prevalence.",
-        "macro Brier (skill) by rule: " + "; ".join(f"{rule} {_shown(figures['brier'])} ({_shown(figures['brier_skill'], '+.3f')})" for rule, figures in part["calibration"].items()),
+        (
+            "Thresholds were set on validation only and applied unchanged; in brackets what they held here."
+            if name == "test"
+            else "Thresholds, calibration and epoch were chosen on these same images: every figure here is optimistic."
+        ),
+        (
+            f"Brier and its skill are of rule {report['rule']}; a skill of 0 is that of always forecasting the training"
+            " prevalence."
+        ),
+        "macro Brier (skill) by rule: "
+        + "; ".join(
+            f"{rule} {_shown(figures['brier'])} ({_shown(figures['brier_skill'], '+.3f')})"
+            for rule, figures in part["calibration"].items()
+        ),
     ]
     if part["subgroups"]:
         found += [f"{'subgroup':28}{'images':>9}{'patients':>10}{'labels':>8}{'macro AUC-ROC':>15}"]
-        found += [f"{one['by'] + ' ' + one['group']:28}{one['images']:9d}{one['patients']:10d}{one['labels']:8d}{_shown(one['auc']):>15} {_ends(one['interval'])}".rstrip()
-                  for one in part["subgroups"]]
+        found += [
+            f"{one['by'] + ' ' + one['group']:28}{one['images']:9d}{one['patients']:10d}{one['labels']:8d}{_shown(one['auc']):>15}"
+            f" {_ends(one['interval'])}".rstrip()
+            for one in part["subgroups"]
+        ]
     return [line.rstrip() for line in found]
 
 
@@ -292,7 +432,18 @@ def warning(report: dict) -> list[str]:
     """Lines that cannot be missed when the macro AUC may be that of chance."""
     part = report["test" if "test" in report else "validation"]
     low = (part["interval"]["auc"] or [0.0])[0]
-    return [] if low > 0.5 else ["!" * 100, f"WARNING: the 95 % interval of the macro AUC begins at {low:.3f}: these labels may be ranked no better than by chance.", "!" * 100]
+    return (
+        []
+        if low > 0.5
+        else [
+            "!" * 100,
+            (
+                f"WARNING: the 95 % interval of the macro AUC begins at {low:.3f}: these labels may be ranked no better"
+                " than by chance."
+            ),
+            "!" * 100,
+        ]
+    )
 
 
 def score_lines(report: dict) -> list[str]:
@@ -301,17 +452,28 @@ def score_lines(report: dict) -> list[str]:
 
 
 def tuned(vals: Sequence[Logits], calibration: dict) -> list[str]:
-    """A calibration that was just fitted on these files, as lines: macro figures of every rule on the very rows, and its thresholds."""
+    """A calibration that was just fitted on these files, as lines: macro figures of every rule on the very rows, and
+    its thresholds."""
     targets = np.concatenate([val.targets for val in vals])
     counted = countable(targets)
     lines = [f"{'':12}{'AUC-ROC':>9}{'PR-AUC':>9}{'Brier':>9}{'skill':>9}"]
     for rule in RULES:
-        p = np.concatenate([probabilities([val], calibration | {"networks": [network]}, rule) for val, network in zip(vals, calibration["networks"], strict=True)])
+        p = np.concatenate(
+            [
+                probabilities([val], calibration | {"networks": [network]}, rule)
+                for val, network in zip(vals, calibration["networks"], strict=True)
+            ]
+        )
         prevalence = sum(val.counts for val in vals) / sum(val.rows for val in vals)
         ranked, forecast = monitor(targets, p), _forecasts(targets, p, prevalence, counted)
-        lines.append(f"{rule:12}{ranked['auc']:9.3f}{ranked['average_precision']:9.3f}{forecast['brier']:9.3f}{forecast['brier_skill']:+9.3f}")
+        lines.append(
+            f"{rule:12}{ranked['auc']:9.3f}{ranked['average_precision']:9.3f}{forecast['brier']:9.3f}{forecast['brier_skill']:+9.3f}"
+        )
     names = vals[0].classes
-    lines.append(f"macro means over {counted.sum()} labels of the {len(targets)} images that the calibration was fitted on: optimistic")
+    lines.append(
+        f"macro means over {counted.sum()} labels of the {len(targets)} images that the calibration was fitted on:"
+        " optimistic"
+    )
     if not counted.all():
         lines.append(f"left out, without a positive or without a negative: {some(names[~counted])}")
     return lines
@@ -323,10 +485,11 @@ def headline(report: dict) -> dict[str, float | None]:
 
 
 def compare(reports: Sequence[dict]) -> list[str]:
-    """Several runs, such as replicates: the row of the thesis' table 1 and its table 10, mean ± s.d. (ddof 1) over the runs; a
-    single run in full.
+    """Several runs, such as replicates: the row of the thesis' table 1 and its table 10, mean ± s.d. (ddof 1) over the
+    runs; a single run in full.
 
-    Raises UserError for runs with other labels, rules, splits or settings than the first (but for the seed), or of which only some have a test part.
+    Raises UserError for runs with other labels, rules, splits or settings than the first (but for the seed), or of
+    which only some have a test part.
     """
     first = reports[0]
     if len(reports) == 1:
@@ -336,34 +499,63 @@ def compare(reports: Sequence[dict]) -> list[str]:
     for other in reports[1:]:
         if [row["class"] for row in other["per_class"]] != labels:
             odd = sorted({row["class"] for row in other["per_class"]} ^ set(labels))
-            raise UserError(f"{first['run']} and {other['run']} have different lists of labels ({some(odd) if odd else 'in different orders'}): compare runs with the same labels")
+            raise UserError(
+                f"{first['run']} and {other['run']} have different lists of labels"
+                f" ({some(odd) if odd else 'in different orders'}): compare runs with the same labels"
+            )
         if other["rule"] != first["rule"]:
-            raise UserError(f"{first['run']} was decided by rule {first['rule']} and {other['run']} by {other['rule']}: compare runs of one rule")
-        changed = [change for change in differences(first["settings"], other["settings"]) if not change.startswith("seed ")]
-        changed += [f"{what} ({first[what]} → {other[what]})" for what in ("split", "baseline") if first[what] != other[what]]
+            raise UserError(
+                f"{first['run']} was decided by rule {first['rule']} and {other['run']} by {other['rule']}: compare"
+                " runs of one rule"
+            )
+        changed = [
+            change for change in differences(first["settings"], other["settings"]) if not change.startswith("seed ")
+        ]
+        changed += [
+            f"{what} ({first[what]} → {other[what]})" for what in ("split", "baseline") if first[what] != other[what]
+        ]
         if changed:
-            raise UserError(f"{first['run']} and {other['run']} are no replicates, whose mean could be taken: they differ in {some(changed)}; evaluate them one by one")
+            raise UserError(
+                f"{first['run']} and {other['run']} are no replicates, whose mean could be taken: they differ in"
+                f" {some(changed)}; evaluate them one by one"
+            )
         if ("test" in other) != ("test" in first):
-            raise UserError(f"of {first['run']} and {other['run']} only one has a test part: compare runs evaluated on the same part")
+            raise UserError(
+                f"of {first['run']} and {other['run']} only one has a test part: compare runs evaluated on the same"
+                " part"
+            )
 
     def over(values: Sequence[float | None], form: str = ".3f") -> str:
         if None in values:
             return "–"
         return f"{np.mean(values):{form}} ± {np.std(values, ddof=1):.3f}"
 
-    columns = (("Brier", "brier", ".3f"), ("skill", "brier_skill", "+.3f"), ("Spec@Sens=95%", "spec_at_sens95", ".3f"), ("Sens@Spec=95%", "sens_at_spec95", ".3f"))
+    columns = (
+        ("Brier", "brier", ".3f"),
+        ("skill", "brier_skill", "+.3f"),
+        ("Spec@Sens=95%", "spec_at_sens95", ".3f"),
+        ("Sens@Spec=95%", "sens_at_spec95", ".3f"),
+    )
     macro = [report[name]["macro"] for report in reports]
     width = max(len("label"), *map(len, labels))
-    table = [(label, [report["per_class"][number] for report in reports]) for number, label in enumerate(labels)] + [("macro", macro)]
+    table = [(label, [report["per_class"][number] for report in reports]) for number, label in enumerate(labels)] + [
+        ("macro", macro)
+    ]
     skipped = sorted({label for report in reports for label in report[name]["skipped"]})
     return [
         *[SYNTHETIC] * any(report["synthetic"] for report in reports),
         f"{name} part, mean ± s.d. over the runs: {some(report['run'] for report in reports)}",
         f"{'':{width}}{'AUC-ROC':>16}{'PR-AUC':>16}{'n':>5}",
-        f"{'macro':{width}}{over([one['auc'] for one in macro]):>16}{over([one['average_precision'] for one in macro]):>16}{len(reports):5d}",
+        (
+            f"{'macro':{width}}{over([one['auc'] for one in macro]):>16}{over([one['average_precision'] for one in macro]):>16}{len(reports):5d}"
+        ),
         "",
         f"{'label':{width}}" + "".join(f"{title:>17}" for title, _, _ in columns),
-        *(f"{label:{width}}" + "".join(f"{over([one[figure] for one in found], form):>17}" for _, figure, form in columns) for label, found in table),
+        *(
+            f"{label:{width}}"
+            + "".join(f"{over([one[figure] for one in found], form):>17}" for _, figure, form in columns)
+            for label, found in table
+        ),
         *[f"left out of a macro mean, without a positive or without a negative: {', '.join(skipped)}"] * bool(skipped),
         f"Thresholds were set on validation only; Brier and its skill are of rule {first['rule']}.",
     ]
@@ -375,20 +567,30 @@ CERTAIN = 0.9  # the probability that the thesis asks of an image that it explai
 def examples(found: Evidence, labels: Sequence[int], number: int) -> tuple[Logits, list[Example]]:
     """Images of the test part as the thesis chose them: exactly one positive label, and p > 0.9 for it under `rule`.
 
-    Of the columns `labels` each in turn, its most probable image first, at most `number` in all. Where no image passes 0.9 the
-    most probable ones are taken, and `why` says so. Also returns the logits file whose rows they are. Raises UserError
-    without a test part, or without an image that has exactly one positive label, one of `labels`.
+    Of the columns `labels` each in turn, its most probable image first, at most `number` in all. Where no image passes
+    0.9 the most probable ones are taken, and `why` says so. Also returns the logits file whose rows they are. Raises
+    UserError without a test part, or without an image that has exactly one positive label, one of `labels`.
     """
     test = found.test
     if test is None:
-        raise UserError("the run has no test_logits.npz yet, and its examples are test images: run the command that began it once more")
+        raise UserError(
+            "the run has no test_logits.npz yet, and its examples are test images: run the command that began it once"
+            " more"
+        )
     p, positive = probabilities([test], found.calibration, found.rule), test.targets == 1
     single, label = (positive.sum(axis=1) == 1) & ~np.isnan(test.targets).any(axis=1), positive.argmax(axis=1)
     rows = np.flatnonzero(single & np.isin(label, labels))
     if not len(rows):
-        raise UserError("no image of the test part has exactly one positive label that is among the wanted ones: name others with --labels, or split with more test images")
+        raise UserError(
+            "no image of the test part has exactly one positive label that is among the wanted ones: name others with"
+            " --labels, or split with more test images"
+        )
     sure = rows[p[rows, label[rows]] > CERTAIN]
-    why = f"one positive label, p > {CERTAIN}" if len(sure) else f"one positive label; none has p > {CERTAIN}, so the most probable"
+    why = (
+        f"one positive label, p > {CERTAIN}"
+        if len(sure)
+        else f"one positive label; none has p > {CERTAIN}, so the most probable"
+    )
     rows = sure if len(sure) else rows
     queues = [[Example(row, c, p[row, c], why) for row in falling(rows[label[rows] == c], p[:, c])] for c in labels]
     return test, in_turn(queues, number)

@@ -23,17 +23,26 @@ OPACITY = 0.65  # of the largest value; 0 is transparent
 POINTS = 7.0  # of the text
 
 
-LINE, LETTER, DIGIT = 1.25 * POINTS / 72, 0.53 * POINTS / 72, 0.64 * POINTS / 72  # inches: height of a line, mean width of a letter, width of a digit
+LINE, LETTER, DIGIT = (
+    1.25 * POINTS / 72,
+    0.53 * POINTS / 72,
+    0.64 * POINTS / 72,
+)  # inches: height of a line, mean width of a letter, width of a digit
 
 
 DPI = 300
 
 
-COLUMN, PAGE, BAR = 8.5 / 2.54, 17.4 / 2.54, 0.42  # inches: the width of a printed column, of a page, and of a colour bar with its text
+COLUMN, PAGE, BAR = (
+    8.5 / 2.54,
+    17.4 / 2.54,
+    0.42,
+)  # inches: the width of a printed column, of a page, and of a colour bar with its text
 
 
 class Tile(NamedTuple):
-    """An image uint8 [S, S], its map [S, S] from 0 to 1 and that map's kind, lines of caption, and its lung mask bool [S, S] or None."""
+    """An image uint8 [S, S], its map [S, S] from 0 to 1 and that map's kind, lines of caption, and its lung mask bool
+    [S, S] or None."""
 
     image: np.ndarray
     shown: np.ndarray
@@ -49,7 +58,8 @@ def overlay(image: np.ndarray, shown: np.ndarray, kind: str = "grad-cam") -> np.
 
 
 def picture(tile: Tile) -> bytes:
-    """A PNG as wide as a column: the caption, the radiograph (with the outline of its lungs), the same under its map, the colours."""
+    """A PNG as wide as a column: the caption, the radiograph (with the outline of its lungs), the same under its map,
+    the colours."""
     lines = [line for text in tile.caption for line in _wrapped(text, COLUMN / LETTER)]
     gap, bar = 0.05, BAR
     side = (COLUMN - 3 * gap - bar) / 2
@@ -66,16 +76,26 @@ def picture(tile: Tile) -> bytes:
 
 
 def sheet(tiles: Sequence[Tile], title: str, columns: int = 4) -> bytes:
-    """A PNG as wide as a page: every image under its map, with its caption above it, its first line shortened to fit, and the colours."""
+    """A PNG as wide as a page: every image under its map, with its caption above it, its first line shortened to fit,
+    and the colours."""
     kinds = {tile.kind for tile in tiles}
     gap, bar = 0.08, BAR * max(len(kinds & BARS.keys()), 1)
     columns = min(columns, len(tiles))
     side = min((PAGE - bar) / columns - gap, 1.6)
-    wrapped = [[shortened(tile.caption[0], int(side / DIGIT)), *(line for text in tile.caption[1:] for line in _wrapped(text, side / LETTER))] for tile in tiles]
+    wrapped = [
+        [
+            shortened(tile.caption[0], int(side / DIGIT)),
+            *(line for text in tile.caption[1:] for line in _wrapped(text, side / LETTER)),
+        ]
+        for tile in tiles
+    ]
     rows = [range(start, min(start + columns, len(tiles))) for start in range(0, len(tiles), columns)]
     heads = [max(len(wrapped[n]) for n in row) * LINE + gap / 2 for row in rows]
     titles = _wrapped(title, (columns * (side + gap) + bar) / DIGIT)
-    width, height = columns * (side + gap) + gap + bar, sum(heads) + len(rows) * (side + gap) + len(titles) * LINE + 2 * gap
+    width, height = (
+        columns * (side + gap) + gap + bar,
+        sum(heads) + len(rows) * (side + gap) + len(titles) * LINE + 2 * gap,
+    )
     figure = Figure(figsize=(width, height))
     top = height - gap
     figure.text(gap / width, top / height, "\n".join(titles), va="top", fontsize=POINTS, weight="bold", linespacing=1.2)
@@ -83,8 +103,17 @@ def sheet(tiles: Sequence[Tile], title: str, columns: int = 4) -> bytes:
     for row, head in zip(rows, heads, strict=True):
         for place, n in enumerate(row):
             left = gap + place * (side + gap)
-            figure.text(left / width, (top - head + gap / 2) / height, "\n".join(wrapped[n]), va="bottom", fontsize=POINTS, linespacing=1.2)
-            _axes(figure, left, top - head - side, side, side).imshow(overlay(tiles[n].image, tiles[n].shown, tiles[n].kind))
+            figure.text(
+                left / width,
+                (top - head + gap / 2) / height,
+                "\n".join(wrapped[n]),
+                va="bottom",
+                fontsize=POINTS,
+                linespacing=1.2,
+            )
+            _axes(figure, left, top - head - side, side, side).imshow(
+                overlay(tiles[n].image, tiles[n].shown, tiles[n].kind)
+            )
         top -= head + side + gap
         if row is rows[0]:
             _colour_bars(figure, kinds, width - bar, top + gap, side)
@@ -114,7 +143,9 @@ def _colour_bars(figure: Figure, kinds: set[str], left: float, bottom: float, he
     ramp = np.linspace(0, 1, 256, dtype=np.float32)[:, None]
     for place, kind in enumerate(kind for kind in BARS if kind in kinds):
         axes = _axes(figure, left + place * BAR, bottom, 0.09, height)
-        axes.imshow(overlay(np.full(ramp.shape, 128, np.uint8), ramp, kind), origin="lower", aspect="auto", extent=(0, 1, 0, 1))
+        axes.imshow(
+            overlay(np.full(ramp.shape, 128, np.uint8), ramp, kind), origin="lower", aspect="auto", extent=(0, 1, 0, 1)
+        )
         axes.yaxis.tick_right()
         axes.yaxis.set_label_position("right")
         axes.set_yticks([0, 1], ["0", "1"], fontsize=POINTS)

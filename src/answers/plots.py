@@ -1,7 +1,7 @@
 """The pictures of a run, drawn by matplotlib without a display. Needs no torch.
 
-They are made for print: as wide as a column (8.5 cm) or a page (17.5 cm), letters of at least 7 points, the colour-blind safe
-colours of Okabe and Ito (2008). The same run gives the same bytes on the same machine.
+They are made for print: as wide as a column (8.5 cm) or a page (17.5 cm), letters of at least 7 points, the
+colour-blind safe colours of Okabe and Ito (2008). The same run gives the same bytes on the same machine.
 """
 
 import io
@@ -26,10 +26,24 @@ COLUMN, PAGE = 8.5, 17.5  # width in cm
 DOTS = 300  # per inch
 BLUE, ORANGE, GREEN, VERMILLION, GREY, PALE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#595959", "#DDDDDD"
 STYLE = {
-    "font.family": "DejaVu Sans", "font.size": 7, "axes.titlesize": 7, "axes.labelsize": 7, "xtick.labelsize": 7, "ytick.labelsize": 7,
+    "font.family": "DejaVu Sans",
+    "font.size": 7,
+    "axes.titlesize": 7,
+    "axes.labelsize": 7,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
     "legend.fontsize": 7,
-    "figure.titlesize": 7, "figure.labelsize": 7, "axes.linewidth": 0.6, "lines.linewidth": 1.2, "lines.markersize": 4, "axes.spines.top": False,
-    "axes.spines.right": False, "legend.frameon": False, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "axes.titlepad": 3,
+    "figure.titlesize": 7,
+    "figure.labelsize": 7,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "axes.titlepad": 3,
 }
 WORDS = {"auc": "macro AUC-ROC", "score": "competition score"}  # for monitored figures
 POINTS = {"sens95": (VERMILLION, "o", "Sens = 95 %"), "spec95": (BLUE, "s", "Spec = 95 %")}  # of operation
@@ -54,8 +68,9 @@ class Picture:
 
 @dataclass(frozen=True)
 class Material:
-    """What a run left behind. `history` are the rows of log.csv (none where nothing was trained by epochs), `report` is what
-    report.json holds, `test` are test logits with labels or None, `labels` those that a picture of a few shall show."""
+    """What a run left behind. `history` are the rows of log.csv (none where nothing was trained by epochs), `report` is
+    what report.json holds, `test` are test logits with labels or None, `labels` those that a picture of a few shall
+    show."""
 
     synthetic: bool
     history: Sequence[Mapping[str, str]]
@@ -70,7 +85,8 @@ class Material:
 
 
 def draw(names: Sequence[str], material: Material) -> Iterator[Picture]:
-    """The pictures of those names in FIGURES, one after the other. Raises UserError for labels that are not there, or not to be drawn."""
+    """The pictures of those names in FIGURES, one after the other. Raises UserError for labels that are not there, or
+    not to be drawn."""
     for name in names:
         with style.context(["default", STYLE]):
             drawn = list(PLOTS[name](material))
@@ -80,9 +96,17 @@ def draw(names: Sequence[str], material: Material) -> Iterator[Picture]:
 
 
 def _panels(
-    titles: Sequence[str], columns: int, width: float, x: str, y: str, panel: float = 1.0, legend: bool = False, **shared
+    titles: Sequence[str],
+    columns: int,
+    width: float,
+    x: str,
+    y: str,
+    panel: float = 1.0,
+    legend: bool = False,
+    **shared,
 ) -> tuple[Figure, list]:
-    """A figure `width` cm wide with a panel for every title, `panel` times as high as wide; x and y are written on the outer ones."""
+    """A figure `width` cm wide with a panel for every title, `panel` times as high as wide; x and y are written on the
+    outer ones."""
     columns = min(columns, len(titles))
     rows = -(-len(titles) // columns)
     side = min((width - 1.6) / columns, 7.0)
@@ -109,7 +133,8 @@ def _wrapped(name: str, width: int = 22) -> str:
 
 
 def _name_ends(axis, ends: Sequence[tuple[float, str, str]], gap: float) -> None:
-    """Write names (height in data, text, colour) to the right of where their lines end, at least `gap` of the axis apart."""
+    """Write names (height in data, text, colour) to the right of where their lines end, at least `gap` of the axis
+    apart."""
     low, high = axis.get_ylim()
     place = -np.inf
     heights = sorted(((value - low) / (high - low), text, colour) for value, text, colour in ends)
@@ -125,7 +150,10 @@ def training(material: Material) -> Iterator[Picture]:
     if not rows:
         return
     epochs = [int(row["epoch"]) for row in rows]
-    column = {name: np.array([float(row[name]) for row in rows]) for name in ("train_loss", "val_loss", material.monitor, "lr")}
+    column = {
+        name: np.array([float(row[name]) for row in rows])
+        for name in ("train_loss", "val_loss", material.monitor, "lr")
+    }
     frozen = sum(row["stage"] == "frozen" for row in rows)
     figure = Figure(figsize=(COLUMN / 2.54, 11 / 2.54), layout="constrained")
     loss, monitored, rate = figure.subplots(3, 1, sharex=True, height_ratios=(1.2, 1.2, 0.6))
@@ -133,7 +161,9 @@ def training(material: Material) -> Iterator[Picture]:
     for name, colour in (("train_loss", BLUE), ("val_loss", ORANGE)):
         loss.plot(epochs, column[name], color=colour, marker=mark)
     loss.set_ylabel("loss")
-    _name_ends(loss, [(column["train_loss"][-1], "training", BLUE), (column["val_loss"][-1], "validation", ORANGE)], 0.1)
+    _name_ends(
+        loss, [(column["train_loss"][-1], "training", BLUE), (column["val_loss"][-1], "validation", ORANGE)], 0.1
+    )
     what = WORDS.get(material.monitor, material.monitor)
     monitored.plot(epochs, column[material.monitor], color=GREEN, marker=mark)
     monitored.set_ylabel(f"validation\n{what}")
@@ -148,8 +178,10 @@ def training(material: Material) -> Iterator[Picture]:
     rate.set_xlabel("epoch")
     rate.xaxis.set_major_locator(MaxNLocator(integer=True))
     rate.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
-    caption = ("Training and validation loss (training: on the images as they were drawn, augmented and mixed), the figure that chooses the "
-               "epoch, and the learning rate.")
+    caption = (
+        "Training and validation loss (training: on the images as they were drawn, augmented and mixed), the figure"
+        " that chooses the epoch, and the learning rate."
+    )
     if material.best_epoch in epochs:
         best = column[material.monitor][epochs.index(material.best_epoch)]
         for axis in (loss, monitored, rate):
@@ -160,7 +192,9 @@ def training(material: Material) -> Iterator[Picture]:
     if frozen:
         for axis in (loss, monitored, rate):
             axis.axvspan(0.5, frozen + 0.5, color=PALE, linewidth=0, zorder=0)
-        loss.annotate("body frozen", (0.5, 1), (0, 2), xycoords=("data", "axes fraction"), textcoords="offset points", color=GREY)
+        loss.annotate(
+            "body frozen", (0.5, 1), (0, 2), xycoords=("data", "axes fraction"), textcoords="offset points", color=GREY
+        )
         caption += f" Grey: the first {frozen} epochs, with the body frozen."
     yield Picture("training", figure, caption)
 
@@ -168,8 +202,8 @@ def training(material: Material) -> Iterator[Picture]:
 # ---- of labels, any number of them an image
 @dataclass(frozen=True)
 class Label:
-    """One label on the known rows of a part: truth bool [N], probabilities float [N] by each rule, the run's rule and the
-    thresholds that validation gave it."""
+    """One label on the known rows of a part: truth bool [N], probabilities float [N] by each rule, the run's rule and
+    the thresholds that validation gave it."""
 
     name: str
     truth: np.ndarray
@@ -185,14 +219,18 @@ class Label:
     def operating_points(self) -> dict[str, tuple[float, float]]:
         """Sensitivity and specificity on these rows at every threshold that validation gave: p ≥ τ is positive."""
         found = {point: self.chosen >= threshold for point, threshold in self.at.items() if not np.isnan(threshold)}
-        return {point: (float(said[self.truth].mean()), float(1 - said[~self.truth].mean())) for point, said in found.items()}
+        return {
+            point: (float(said[self.truth].mean()), float(1 - said[~self.truth].mean()))
+            for point, said in found.items()
+        }
 
 
 def labels_of(material: Material, wanted: Sequence[str] | None = None) -> tuple[list[Label], str]:
-    """The labels to draw, on the test part when it is there, and the sentences of every caption: the part, and who is left out.
+    """The labels to draw, on the test part when it is there, and the sentences of every caption: the part, and who is
+    left out.
 
-    `wanted` none: those with both positives and negatives; empty: the four of them with most positives, in the run's order.
-    Raises UserError for a wanted label that the run does not have, and when none can be drawn.
+    `wanted` none: those with both positives and negatives; empty: the four of them with most positives, in the run's
+    order. Raises UserError for a wanted label that the run does not have, and when none can be drawn.
     """
     part, content = ("test", material.test) if material.test is not None else ("validation", material.val)
     names = content.classes.tolist()
@@ -200,25 +238,40 @@ def labels_of(material: Material, wanted: Sequence[str] | None = None) -> tuple[
     if unknown:
         raise UserError(f"there is no label {some(unknown)} in this run; it has {some(names, 40)}")
     countable = dict(zip(names, multi_label.countable(content.targets), strict=True))
-    drawn = [name for name in (wanted or names) if countable[name]]
+    drawn = [name for name in wanted or names if countable[name]]
     if wanted is not None and not wanted:
         positives = dict(zip(names, (content.targets == 1).sum(axis=0), strict=True))
         drawn = sorted(sorted(drawn, key=lambda name: -positives[name])[:FEW], key=names.index)
     if not drawn:
-        raise UserError(f"none of {some(wanted or names)} has both positives and negatives in the {part} part: choose other labels")
+        raise UserError(
+            f"none of {some(wanted or names)} has both positives and negatives in the {part} part: choose other labels"
+        )
     p = {rule: multi_label.probabilities([content], material.calibration, rule) for rule in multi_label.RULES}
-    at, rows = multi_label.thresholds(material.calibration, material.rule), {row["class"]: row for row in material.report["per_class"]}
+    at, rows = (
+        multi_label.thresholds(material.calibration, material.rule),
+        {row["class"]: row for row in material.report["per_class"]},
+    )
     found = []
     for name in drawn:
         c = names.index(name)
         known = ~np.isnan(content.targets[:, c])
-        found.append(Label(name, content.targets[known, c] == 1, {rule: each[known, c] for rule, each in p.items()}, material.rule,
-                           {point: values[c] for point, values in at.items()}, rows[name]))
+        found.append(
+            Label(
+                name,
+                content.targets[known, c] == 1,
+                {rule: each[known, c] for rule, each in p.items()},
+                material.rule,
+                {point: values[c] for point, values in at.items()},
+                rows[name],
+            )
+        )
     said = f" {part.capitalize()} part, {len(content.ids)} images; rule {material.rule}."
     if part == "validation":
         said += " These images also chose the epoch and the thresholds, so this is optimistic."
-    skipped = [name for name in (wanted or names) if not countable[name]]
-    return found, said + (f" Not drawn, without a positive or without a negative here: {', '.join(skipped)}." if skipped else "")
+    skipped = [name for name in wanted or names if not countable[name]]
+    return found, said + (
+        f" Not drawn, without a positive or without a negative here: {', '.join(skipped)}." if skipped else ""
+    )
 
 
 def _few_ticks(axis) -> None:
@@ -236,7 +289,9 @@ def _roc(labels: Sequence[Label], columns: int, width: float) -> Figure:
     from sklearn.metrics import roc_curve
 
     titles = [_wrapped(label.name) for label in labels]
-    figure, axes = _panels(titles, columns, width, "1 − specificity", "sensitivity", legend=True, sharex=True, sharey=True)
+    figure, axes = _panels(
+        titles, columns, width, "1 − specificity", "sensitivity", legend=True, sharex=True, sharey=True
+    )
     for axis, label in zip(axes, labels, strict=True):
         false, true, _ = roc_curve(label.truth, label.chosen, drop_intermediate=False)
         axis.plot([0, 1], [0, 1], color=GREY, linewidth=0.6, linestyle="--", label="chance")
@@ -249,13 +304,19 @@ def _roc(labels: Sequence[Label], columns: int, width: float) -> Figure:
         text = f"AUC {row['auc']:.3f}{ends}\n{label.truth.sum()} of {len(label.truth)}"
         axis.text(1.0, 0.02, text, ha="right", va="bottom", transform=axis.transAxes)
         _unit_square(axis)
-    handles = [Line2D([], [], color=colour, marker=marker, linestyle="", label=f"threshold for {name}") for colour, marker, name in POINTS.values()]
+    handles = [
+        Line2D([], [], color=colour, marker=marker, linestyle="", label=f"threshold for {name}")
+        for colour, marker, name in POINTS.values()
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, columnspacing=1, handletextpad=0.2)
     return figure
 
 
-ROC = ("Circle and square: the thresholds that hold 95 % sensitivity and 95 % specificity on validation, applied unchanged. Dashed: chance. "
-       "Below: area under the curve with its 95 % interval by resampling patients, positives of all images.")
+ROC = (
+    "Circle and square: the thresholds that hold 95 % sensitivity and 95 % specificity on validation, applied"
+    " unchanged. Dashed: chance. Below: area under the curve with its 95 % interval by resampling patients, positives"
+    " of all images."
+)
 
 
 def roc(material: Material) -> Iterator[Picture]:
@@ -268,7 +329,11 @@ def roc_all(material: Material) -> Iterator[Picture]:
     """The same of every label, twenty a picture."""
     labels, said = labels_of(material)
     for number, start in enumerate(range(0, len(labels), A_PAGE), start=1):
-        yield Picture(f"roc_all{number if number > 1 else ''}", _roc(labels[start:start + A_PAGE], 4, PAGE), f"ROC curves of all labels. {ROC}{said}")
+        yield Picture(
+            f"roc_all{number if number > 1 else ''}",
+            _roc(labels[start : start + A_PAGE], 4, PAGE),
+            f"ROC curves of all labels. {ROC}{said}",
+        )
 
 
 def precision_recall(material: Material) -> Iterator[Picture]:
@@ -276,19 +341,31 @@ def precision_recall(material: Material) -> Iterator[Picture]:
     from sklearn.metrics import precision_recall_curve
 
     labels, said = labels_of(material, material.labels)
-    titles = [f"{_wrapped(label.name)}\nPR-AUC {label.row['average_precision']:.3f}, chance {label.truth.mean():.3f}" for label in labels]
+    titles = [
+        f"{_wrapped(label.name)}\nPR-AUC {label.row['average_precision']:.3f}, chance {label.truth.mean():.3f}"
+        for label in labels
+    ]
     figure, axes = _panels(titles, 2, COLUMN, "recall (sensitivity)", "precision", sharex=True, sharey=True)
     for axis, label in zip(axes, labels, strict=True):
-        precision, recall, _ = precision_recall_curve(label.truth, label.chosen)  # recall falls; the last point is no threshold's
+        precision, recall, _ = precision_recall_curve(
+            label.truth, label.chosen
+        )  # recall falls; the last point is no threshold's
         recall, precision = [*recall[:-1], 0], [*precision[:-1], precision[-2]]
-        axis.plot(recall, precision, color="black", drawstyle="steps-post", label="PR")  # the area below is the average precision
+        axis.plot(
+            recall, precision, color="black", drawstyle="steps-post", label="PR"
+        )  # the area below is the average precision
         axis.axhline(label.truth.mean(), color=VERMILLION, linewidth=0.8, linestyle="--", label="prevalence")
         _unit_square(axis)
-    yield Picture("precision_recall", figure, f"Precision over recall; PR-AUC is average precision. Dashed: chance, which is the prevalence.{said}")
+    yield Picture(
+        "precision_recall",
+        figure,
+        f"Precision over recall; PR-AUC is average precision. Dashed: chance, which is the prevalence.{said}",
+    )
 
 
 def wilson(hits: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The 95 % interval of a share of `hits` out of `images` > 0: low, high (Wilson 1927; Brown, Cai & DasGupta 2001, equation 4)."""
+    """The 95 % interval of a share of `hits` out of `images` > 0: low, high (Wilson 1927; Brown, Cai & DasGupta 2001,
+    equation 4)."""
     z = 1.959963984540054
     hits, images = np.asarray(hits, float), np.asarray(images, float)
     share = hits / images
@@ -298,7 +375,8 @@ def wilson(hits: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def equal_mass(p: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Bins of about as many images each, at most ten and 20 images or more: images, mean probability and positives of every bin.
+    """Bins of about as many images each, at most ten and 20 images or more: images, mean probability and positives of
+    every bin.
 
     p float [N], truth bool [N]. Equal probabilities stay together, so that bins may be fewer and not quite equal.
     """
@@ -331,17 +409,21 @@ def reliability(material: Material) -> Iterator[Picture]:
             titles.append(f"{_wrapped(label.name)}\n{rule}, n = {many}")
     figure, axes = _panels(titles, len(rules), COLUMN, "mean probability", "share of positives", panel=0.75)
     for number, row in enumerate(bins):
-        pair = axes[number * len(rules):][: len(rules)]
+        pair = axes[number * len(rules) :][: len(rules)]
         together = zip(pair, rules, row, strict=True)
-        reach = max(_reliable(axis, forecast, hits, images, colour) for axis, (_, colour), (images, forecast, hits) in together)
+        reach = max(
+            _reliable(axis, forecast, hits, images, colour) for axis, (_, colour), (images, forecast, hits) in together
+        )
         end = min(1.0, np.ceil(reach * 10.5) / 10)
         for axis in pair:
             axis.plot([0, 1], [0, 1], color=GREY, linewidth=0.6, linestyle="--", zorder=0)
             axis.set(xlim=(-0.02 * end, end), ylim=(-0.02 * end, end))
             _few_ticks(axis)
-    caption = ("Reliability: bins of about equally many images (n), each at its mean probability and its share of positives with 95 % Wilson "
-               "interval, by the plain sigmoid and calibrated on validation. On the dashed line forecasts are right. A label's scale ends where "
-               "its values do.")
+    caption = (
+        "Reliability: bins of about equally many images (n), each at its mean probability and its share of positives"
+        " with 95 % Wilson interval, by the plain sigmoid and calibrated on validation. On the dashed line forecasts"
+        " are right. A label's scale ends where its values do."
+    )
     yield Picture("reliability", figure, caption + said)
 
 
@@ -353,14 +435,20 @@ def histograms(material: Material) -> Iterator[Picture]:
     for axis, label in zip(axes, labels, strict=True):
         end = max(0.1, np.ceil(label.chosen.max() * 10) / 10)
         for rows, colour in ((label.truth, BLUE), (~label.truth, ORANGE)):
-            values, edges = np.histogram(label.chosen[rows], bins=20, range=(0, end), weights=np.full(rows.sum(), 1 / rows.sum()))
+            values, edges = np.histogram(
+                label.chosen[rows], bins=20, range=(0, end), weights=np.full(rows.sum(), 1 / rows.sum())
+            )
             axis.stairs(values, edges, fill=True, color=colour, alpha=0.35, linewidth=0)
             axis.stairs(values, edges, color=colour, linewidth=0.9)
         axis.set_xlim(0, end)
         _few_ticks(axis)
-    handles = [Patch(facecolor=colour, alpha=0.6, label=name) for name, colour in (("positives", BLUE), ("negatives", ORANGE))]
+    handles = [
+        Patch(facecolor=colour, alpha=0.6, label=name) for name, colour in (("positives", BLUE), ("negatives", ORANGE))
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
-    caption = "Predicted probabilities of positives and negatives, each in shares of its own number, twentieths of the scale."
+    caption = (
+        "Predicted probabilities of positives and negatives, each in shares of its own number, twentieths of the scale."
+    )
     yield Picture("histograms", figure, caption + said)
 
 
@@ -386,8 +474,15 @@ def temperature(material: Material) -> Iterator[Picture]:
     how = "chosen" if fitted.get("tuned") else "given"
     axis.plot([chosen], [scores[heats.index(chosen)]], "o", color=VERMILLION, zorder=3)
     best = scores[heats.index(chosen)]
-    axis.annotate(f"{how}: T = {chosen:g}, score {best:.3f}".replace("-", "−"), (chosen, 1), (0, 4), xycoords=("data", "axes fraction"),
-                  textcoords="offset points", color=VERMILLION, ha="left" if chosen < (heats[0] + heats[-1]) / 2 else "right")
+    axis.annotate(
+        f"{how}: T = {chosen:g}, score {best:.3f}".replace("-", "−"),
+        (chosen, 1),
+        (0, 4),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        color=VERMILLION,
+        ha="left" if chosen < (heats[0] + heats[-1]) / 2 else "right",
+    )
     axis.axvline(chosen, color=VERMILLION, linewidth=0.8, linestyle=":")
     text = f"always {always['class']}: {always['score']:.3f}".replace("-", "−")
     reach = max(high.max() - low.min(), 0.01)
@@ -402,8 +497,11 @@ def temperature(material: Material) -> Iterator[Picture]:
         text += ", below ↓" if always["score"] < low.min() else ", above ↑"
     axis.annotate(text, where, (0, 3), xycoords=beside, textcoords="offset points", color=GREY, ha="right")
     axis.set(xlabel="temperature T", ylabel="competition score, validation", xlim=(heats[0], heats[-1]))
-    caption = (f"The score of argmax softmax(z / T) on the {len(truth)} validation images, which it is fitted on. Band: 95 % bootstrap interval at "
-               "each temperature by itself, the number of images of every class kept. Beside it the score of always giving the commonest answer.")
+    caption = (
+        f"The score of argmax softmax(z / T) on the {len(truth)} validation images, which it is fitted on. Band: 95 %"
+        " bootstrap interval at each temperature by itself, the number of images of every class kept. Beside it the"
+        " score of always giving the commonest answer."
+    )
     yield Picture("temperature", figure, caption)
 
 
@@ -412,9 +510,13 @@ def confidence(material: Material) -> Iterator[Picture]:
     report = material.report["validation"]["calibration"]
     figure = Figure(figsize=(COLUMN / 2.54, 7.5 / 2.54), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(3, 1))
-    for (name, colour, key), axis, below in zip((("plain softmax", ORANGE, "before"), ("calibrated posterior", BLUE, "after")), *axes, strict=True):
+    for (name, colour, key), axis, below in zip(
+        (("plain softmax", ORANGE, "before"), ("calibrated posterior", BLUE, "after")), *axes, strict=True
+    ):
         bins = report[key]["reliability"]
-        forecast, share, images = (np.array([one[what] for one in bins]) for what in ("confidence", "accuracy", "images"))
+        forecast, share, images = (
+            np.array([one[what] for one in bins]) for what in ("confidence", "accuracy", "images")
+        )
         axis.plot([0, 1], [0, 1], color=GREY, linewidth=0.6, linestyle="--", zorder=0)
         _reliable(axis, forecast, np.round(share * images), images, colour)
         axis.set_title(f"{name}\nNLL {report[key]['nll']:.3f}, Brier {report[key]['brier']:.3f}", loc="left")
@@ -425,9 +527,11 @@ def confidence(material: Material) -> Iterator[Picture]:
     axes[0, 0].set_ylabel("share that is right")
     axes[1, 0].set_ylabel("images")
     figure.supxlabel("probability of the most probable class")
-    caption = (f"Reliability of the most probable class on the {len(material.val.ids)} validation images, in bins of equal width, with 95 % Wilson "
-               "intervals, and the images of every bin. Left: the plain softmax. Right: the posterior that rule bayes decides by, calibrated, "
-               "cross-fitted, under the natural class frequencies.")
+    caption = (
+        f"Reliability of the most probable class on the {len(material.val.ids)} validation images, in bins of equal"
+        " width, with 95 % Wilson intervals, and the images of every bin. Left: the plain softmax. Right: the"
+        " posterior that rule bayes decides by, calibrated, cross-fitted, under the natural class frequencies."
+    )
     yield Picture("confidence", figure, caption)
 
 
@@ -456,9 +560,14 @@ def confusion(material: Material) -> Iterator[Picture]:
     axis.tick_params(length=0, which="both")
     axis.spines[:].set_visible(False)
     axis.set(xlabel="answered class", ylabel="true class (images)")
-    figure.colorbar(drawn, ax=axis, location="top", shrink=0.6, aspect=40, pad=0.01, label="share of the true class's images")
-    caption = (f"Answers to the {len(answers)} validation images by rule {material.rule}, cross-fitted: each fifth of them by a fit on the other "
-               "four. A row is a true class; the colour is the share of its images, the number how many; 0 is left blank.")
+    figure.colorbar(
+        drawn, ax=axis, location="top", shrink=0.6, aspect=40, pad=0.01, label="share of the true class's images"
+    )
+    caption = (
+        f"Answers to the {len(answers)} validation images by rule {material.rule}, cross-fitted: each fifth of them by"
+        " a fit on the other four. A row is a true class; the colour is the share of its images, the number how many;"
+        " 0 is left blank."
+    )
     yield Picture("confusion", figure, caption)
 
 
@@ -468,7 +577,9 @@ def class_costs(material: Material) -> Iterator[Picture]:
     absent = [row["class"] for row in material.report["per_class"] if not row["images"]]
     rows.sort(key=lambda row: -row["false_alarms_cost"] - row["misses_cost"])
     place = np.arange(len(rows))
-    hits, alarms, misses = (np.array([row[name] for row in rows]) for name in ("hits_add", "false_alarms_cost", "misses_cost"))
+    hits, alarms, misses = (
+        np.array([row[name] for row in rows]) for name in ("hits_add", "false_alarms_cost", "misses_cost")
+    )
     figure = Figure(figsize=(COLUMN / 2.54, (0.42 * len(rows) + 2.6) / 2.54), layout="constrained")
     axis = figure.subplots()
     axis.barh(place, hits, color=GREEN, label="hits")
@@ -484,14 +595,26 @@ def class_costs(material: Material) -> Iterator[Picture]:
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
     axis.spines["left"].set_visible(False)
     figure.legend(loc="outside lower center", ncols=3, columnspacing=1, handletextpad=0.4, handlelength=1.2)
-    caption = ("What the hits of every class add to the score, and what its misses and its false alarms take from it, the most costly class first: "
-               f"all bars together are the score, {(hits - alarms - misses).sum():.4f} (validation, rule {material.rule}, cross-fitted).")
-    yield Picture("class_costs", figure, caption + (f" Not drawn, without an image here: {', '.join(absent)}." if absent else ""))
+    caption = (
+        "What the hits of every class add to the score, and what its misses and its false alarms take from it, the"
+        f" most costly class first: all bars together are the score, {(hits - alarms - misses).sum():.4f} (validation,"
+        f" rule {material.rule}, cross-fitted)."
+    )
+    yield Picture(
+        "class_costs", figure, caption + (f" Not drawn, without an image here: {', '.join(absent)}." if absent else "")
+    )
 
 
 PLOTS: dict[str, Callable[[Material], Iterator[Picture]]] = {
     "training": training,
-    "roc": roc, "roc_all": roc_all, "precision_recall": precision_recall, "reliability": reliability, "histograms": histograms,
-    "temperature": temperature, "confidence": confidence, "confusion": confusion, "class_costs": class_costs,
+    "roc": roc,
+    "roc_all": roc_all,
+    "precision_recall": precision_recall,
+    "reliability": reliability,
+    "histograms": histograms,
+    "temperature": temperature,
+    "confidence": confidence,
+    "confusion": confusion,
+    "class_costs": class_costs,
 }
 OF_LABELS = {"roc", "precision_recall", "reliability", "histograms"}  # show the labels that were asked for

@@ -11,7 +11,8 @@ from core.logits_file import Logits
 GRID = tuple(round(0.5 + 0.1 * step, 1) for step in range(26))
 # Candidate standard deviations of the classes' own log-slopes and offsets; 0 gives no class one of its own.
 SLOPE_SPREADS, OFFSET_SPREADS = (0.0, 0.15, 0.4), (0.0, 0.3, 1.0)
-WIDTH = 1.0  # standard deviation of the priors of the common log-slope and of the tilt: weak, and enough for a handful of rows
+# standard deviation of the priors of the common log-slope and of the tilt: weak, and enough for a handful of rows
+WIDTH = 1.0
 FAR, STEPS = 2.0, 60  # of the search for a mode: the longest step in any parameter, and the most steps
 BLOCK = 1024  # rows at a time
 CLOSE = 0.02  # nats over all rows: the search for a mode ends with the step that promises less
@@ -40,9 +41,9 @@ def trained(content: Logits) -> np.ndarray:
 class Posterior:
     """How logits become a posterior: softmax of slope_c · evidence_c + offset_c + log π_natural,c.
 
-    evidence_c = log softmax(z − log π_train + log π_natural)_c − log π_natural,c is what the network has seen of class c: its
-    log-likelihood ratio against all classes, the training prior undone (Saerens et al. 2002, equation 2.4). Slopes of 1 and
-    offsets of 0 change nothing else.
+    evidence_c = log softmax(z − log π_train + log π_natural)_c − log π_natural,c is what the network has seen of class
+    c: its log-likelihood ratio against all classes, the training prior undone (Saerens et al. 2002, equation 2.4).
+    Slopes of 1 and offsets of 0 change nothing else.
     """
 
     slopes: np.ndarray  # float [C]; 1 for untrained classes
@@ -74,12 +75,12 @@ def _evidence(content: Logits, known: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def fit_posterior(val: Logits) -> tuple[Posterior, tuple[float, float]]:
     """Fit slopes and offsets on naturally distributed labelled rows, by the likelihood of the posterior they give.
 
-    log slope_c = α + u_c and offset_c = v_c − δ · log π_train,c, with α, δ ~ N(0, 1), u_c ~ N(0, s²) and v_c ~ N(0, r²). α and δ
-    hold for all classes: δ = 1 − slope is plain temperature scaling (Guo et al. 2017), which divides the training prior along
-    with the evidence; δ = 0 divides only the evidence, which is what noisy logits need. How far single classes may leave
-    them, s and then r, is chosen by the evidence of the rows (Laplace's approximation, MacKay 1992): 0 where the network errs
-    alike on all classes. With several views the curvature in it is that of the views taken apart, which is the larger
-    one and leans towards 0. Returns the posterior and (s, r).
+    log slope_c = α + u_c and offset_c = v_c − δ · log π_train,c, with α, δ ~ N(0, 1), u_c ~ N(0, s²) and v_c ~ N(0,
+    r²). α and δ hold for all classes: δ = 1 − slope is plain temperature scaling (Guo et al. 2017), which divides the
+    training prior along with the evidence; δ = 0 divides only the evidence, which is what noisy logits need. How far
+    single classes may leave them, s and then r, is chosen by the evidence of the rows (Laplace's approximation, MacKay
+    1992): 0 where the network errs alike on all classes. With several views the curvature in it is that of the views
+    taken apart, which is the larger one and leans towards 0. Returns the posterior and (s, r).
     """
     known = trained(val)
     rows = val.targets[:, known].any(axis=1)
@@ -108,10 +109,11 @@ def fit_posterior(val: Logits) -> tuple[Posterior, tuple[float, float]]:
 
 
 def estimate_counts(posterior: np.ndarray, counts: np.ndarray, most: int = 1000) -> np.ndarray:
-    """Class counts of unlabelled rows from their posterior [N, C] under the natural counts [C]: float [C] of sum N + classes.
+    """Class counts of unlabelled rows from their posterior [N, C] under the natural counts [C]: float [C] of sum N +
+    classes.
 
-    Expectation–maximisation for a shifted prior (Saerens, Latinne and Decaestecker 2002, equation 2.9), with one image of
-    every class added, so that a class which the rows do not show is not taken for impossible.
+    Expectation–maximisation for a shifted prior (Saerens, Latinne and Decaestecker 2002, equation 2.9), with one image
+    of every class added, so that a class which the rows do not show is not taken for impossible.
     """
     natural = counts / counts.sum()
     known = natural > 0
@@ -129,25 +131,31 @@ def estimate_counts(posterior: np.ndarray, counts: np.ndarray, most: int = 1000)
 class _Problem:
     """The penalised likelihood in θ = (α, δ, u of every class, v of every class).
 
-    In single precision, with the classes first, which NumPy sums ten times faster than a short last axis, and in blocks of
-    rows that stay in a processor's cache.
+    In single precision, with the classes first, which NumPy sums ten times faster than a short last axis, and in blocks
+    of rows that stay in a processor's cache.
     """
 
     def __init__(self, evidence: np.ndarray, labels: np.ndarray, log_train: np.ndarray, log_natural: np.ndarray):
         views, rows, self.classes = evidence.shape
         self.views, self.log_natural = views, log_natural
         self.blocks = [
-            (np.float32(evidence[:, block]).transpose(2, 0, 1).reshape(self.classes, -1).copy(), np.tile(labels[block], views))  # [K, V·n], [V·n]
+            (
+                np.float32(evidence[:, block]).transpose(2, 0, 1).reshape(self.classes, -1).copy(),
+                np.tile(labels[block], views),
+            )  # [K, V·n], [V·n]
             for block in (slice(start, start + BLOCK) for start in range(0, rows, BLOCK))
         ]
         one, none = np.ones((self.classes, 1)), np.zeros((self.classes, 1))
-        self.design = np.block([  # from θ to (log-slopes, offsets) of the classes
-            [one, none, np.eye(self.classes), np.zeros((self.classes, self.classes))],
-            [none, -log_train[:, None], np.zeros((self.classes, self.classes)), np.eye(self.classes)],
-        ])
+        self.design = np.block(
+            [  # from θ to (log-slopes, offsets) of the classes
+                [one, none, np.eye(self.classes), np.zeros((self.classes, self.classes))],
+                [none, -log_train[:, None], np.zeros((self.classes, self.classes)), np.eye(self.classes)],
+            ]
+        )
 
     def solve(self, theta: np.ndarray, slope_spread: float, offset_spread: float) -> tuple[np.ndarray, float]:
-        """The mode, by Newton's method from a starting point, and the log-evidence (up to a constant that all spreads share)."""
+        """The mode, by Newton's method from a starting point, and the log-evidence (up to a constant that all spreads
+        share)."""
         deviations = np.repeat([WIDTH, slope_spread, offset_spread], [2, self.classes, self.classes])
         free = np.flatnonzero(deviations)  # the others stay 0
         precision = np.zeros(len(theta))
@@ -175,8 +183,16 @@ class _Problem:
         With several views a row's curvature is that of its views, each with its share of the row's probability.
         """
         log_slopes, offsets = np.split(self.design @ theta, 2)
-        slopes, constants, value = np.float32(np.exp(log_slopes))[:, None], np.float32(offsets + self.log_natural)[:, None], 0.5 * precision @ theta**2
-        sums, squares, outer = np.zeros((4, self.classes)), np.zeros(self.classes), np.zeros((2 * self.classes, 2 * self.classes))
+        slopes, constants, value = (
+            np.float32(np.exp(log_slopes))[:, None],
+            np.float32(offsets + self.log_natural)[:, None],
+            0.5 * precision @ theta**2,
+        )
+        sums, squares, outer = (
+            np.zeros((4, self.classes)),
+            np.zeros(self.classes),
+            np.zeros((2 * self.classes, 2 * self.classes)),
+        )
         for evidence, labels in self.blocks:
             signal = slopes * evidence
             p = signal + constants
@@ -202,4 +218,8 @@ class _Problem:
         slope_sum, slope_error, offset_sum, offset_error = sums
         first = np.concatenate([slope_error, offset_error])
         second = np.block([[np.diag(squares), np.diag(slope_sum)], [np.diag(slope_sum), np.diag(offset_sum)]]) - outer
-        return value, self.design.T @ first + precision * theta, self.design.T @ second @ self.design + np.diag(precision)
+        return (
+            value,
+            self.design.T @ first + precision * theta,
+            self.design.T @ second @ self.design + np.diag(precision),
+        )

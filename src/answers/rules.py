@@ -1,4 +1,5 @@
-"""Decision rules: from logits to one class a row. Each is fitted on labelled logits and scores every class of every row.
+"""Decision rules: from logits to one class a row. Each is fitted on labelled logits and scores every class of every
+row.
 
 `bayes` is the kit's own; `argmax` and `temperature` are the competition report's; `thresholds`, `bias` and `power` are
 what public solutions use, kept here to be compared with.
@@ -23,7 +24,8 @@ TINY = 1e-12  # a probability's floor before its logarithm
 
 @dataclass(frozen=True)
 class Rule:
-    """fit: labelled logits → parameters, as JSON holds them. scores: logits, parameters, costs, natural class counts → float [N, C].
+    """fit: labelled logits → parameters, as JSON holds them. scores: logits, parameters, costs, natural class counts →
+    float [N, C].
 
     `limits` are the parameters and their range; those in VECTORS have a number for every class.
     """
@@ -38,10 +40,16 @@ class Rule:
             raise ValueError("no names and values")
         for name, (low, high) in self.limits.items():
             value = np.array(params[name])
-            if value.dtype.kind not in "fi" or value.shape != ((classes,) if name in VECTORS else ()) or not ((value >= low) & (value <= high)).all():
+            if (
+                value.dtype.kind not in "fi"
+                or value.shape != ((classes,) if name in VECTORS else ())
+                or not ((value >= low) & (value <= high)).all()
+            ):
                 raise ValueError(name)
 
-    def answers(self, contents: Sequence[Logits], params: Sequence[dict], costs: Costs, counts: np.ndarray | None = None) -> np.ndarray:
+    def answers(
+        self, contents: Sequence[Logits], params: Sequence[dict], costs: Costs, counts: np.ndarray | None = None
+    ) -> np.ndarray:
         """The answer to every row, int [N], from one network's logits or several's (folds) of the same rows.
 
         The scores are averaged over the networks. A class that one of them was not trained on, or of which `counts` has
@@ -50,7 +58,9 @@ class Rule:
         frequency = sum(content.counts for content in contents) if counts is None else counts
         possible = np.all([trained(content) for content in contents], axis=0) & (frequency > 0)
         if not possible.any():
-            raise UserError("there is no class to answer: none was trained in every network and has natural counts above 0")
+            raise UserError(
+                "there is no class to answer: none was trained in every network and has natural counts above 0"
+            )
         total = sum(self.scores(content, own, costs, frequency) for content, own in zip(contents, params, strict=True))
         return np.where(possible, total, -np.inf).argmax(axis=1)
 
@@ -60,8 +70,8 @@ def truth_of(content: Logits) -> np.ndarray:
 
 
 def parted(vals: Sequence[Logits]) -> Iterator[tuple[np.ndarray, int, Logits, Logits]]:
-    """Cross-fitting: every file is parted in five, class by class. Yields for each part where its rows stand in all files'
-    rows together, int [n], the file's number, its other parts to fit on, and the part itself."""
+    """Cross-fitting: every file is parted in five, class by class. Yields for each part where its rows stand in all
+    files' rows together, int [n], the file's number, its other parts to fit on, and the part itself."""
     start = 0
     for number, val in enumerate(vals):
         part = folds.parts(truth_of(val), min(PARTS, len(val.ids)), seed=0)
@@ -73,7 +83,8 @@ def parted(vals: Sequence[Logits]) -> Iterator[tuple[np.ndarray, int, Logits, Lo
 def _pricing(val: Logits, costs: Costs) -> Callable[[np.ndarray], np.ndarray]:
     """What answers [N] add to the score on these rows, row by row, float [N]: what the rules below are fitted by.
 
-    A class without a row here has the images that the natural frequencies let expect, or its false alarms would be free.
+    A class without a row here has the images that the natural frequencies let expect, or its false alarms would be
+    free.
     """
     truth = truth_of(val)
     n = np.bincount(truth, minlength=len(val.classes)).astype(float)
@@ -83,14 +94,17 @@ def _pricing(val: Logits, costs: Costs) -> Callable[[np.ndarray], np.ndarray]:
 
 # ---- the Bayes rule
 def bayes_scores(p: np.ndarray, counts: np.ndarray, costs: Costs) -> np.ndarray:
-    """What answering each class earns in expectation, up to a term that is the same for all: ((tp + fp + fn)·p − fp) / N.
+    """What answering each class earns in expectation, up to a term that is the same for all: ((tp + fp + fn)·p − fp) /
+    N.
 
     p float [N, C] under the natural class frequencies, counts [C] in proportion to them. Answering k gains tp with
-    probability p_k and costs fp with 1 − p_k, over N_k; and it avoids the miss of k, fn·p_k / N_k. Elkan 2001, equation 1,
-    with the metric's cost matrix.
+    probability p_k and costs fp with 1 − p_k, over N_k; and it avoids the miss of k, fn·p_k / N_k. Elkan 2001, equation
+    1, with the metric's cost matrix.
     """
     frequency = np.asarray(counts) / np.sum(counts)
-    return np.divide((costs.tp + costs.fp + costs.fn) * p - costs.fp, frequency, out=np.full(p.shape, -np.inf), where=frequency > 0)
+    return np.divide(
+        (costs.tp + costs.fp + costs.fn) * p - costs.fp, frequency, out=np.full(p.shape, -np.inf), where=frequency > 0
+    )
 
 
 def _fit_bayes(val: Logits, costs: Costs) -> dict:
@@ -110,7 +124,8 @@ def _score_bayes(content: Logits, params: dict, costs: Costs, counts: np.ndarray
 def _fit_temperature(val: Logits, costs: Costs) -> dict:
     """The best-scoring temperature of the grid and the whole curve; ties go to the smallest |log T|.
 
-    The temperature decides nothing where all views have the same first class, so only the other rows are looked at again.
+    The temperature decides nothing where all views have the same first class, so only the other rows are looked at
+    again.
     """
     known, worth = trained(val), _pricing(val, costs)
     first = np.where(known, val.logits, -np.inf).argmax(axis=-1)
@@ -129,8 +144,10 @@ def _plain(content: Logits) -> np.ndarray:
 
 
 def _fit_thresholds(val: Logits, costs: Costs) -> dict:
-    """For every class by itself the threshold in 0.30, 0.31 … 0.94 that maximises the class's own score when p ≥ t means
-    yes, the lowest of equally good ones; then argmax p/t. All thresholds are 1 when that does not beat argmax on these rows."""
+    """For every class by itself the threshold in 0.30, 0.31 … 0.94 that maximises the class's own score when p ≥ t
+    means yes, the lowest of equally good ones; then argmax p/t. All thresholds are 1 when that does not beat argmax on
+    these rows.
+    """
     p, truth, worth, grid = _plain(val), truth_of(val), _pricing(val, costs), np.arange(0.30, 0.945, 0.01)
     thresholds = np.ones(len(val.classes))
     for c in range(len(thresholds)):
@@ -146,11 +163,13 @@ BIASES = np.array([-2.0, -1.5, -1.0, -0.7, -0.5, -0.3, 0.0, 0.3, 0.5, 0.7, 1.0])
 
 
 def _fit_bias(val: Logits, costs: Costs) -> dict:
-    """Greedy search of an offset for every class's logit: three passes over the classes, each taking the offset of a fixed
-    list that gives the best score with the others as they are."""
+    """Greedy search of an offset for every class's logit: three passes over the classes, each taking the offset of a
+    fixed list that gives the best score with the others as they are."""
     logits = np.log(_plain(val) + TINY)
     rows, classes = np.arange(len(logits)), len(val.classes)
-    worth = np.stack([*map(_pricing(val, costs), np.repeat(np.arange(classes)[:, None], len(rows), axis=1))])  # [C, N] of answering c
+    worth = np.stack(
+        [*map(_pricing(val, costs), np.repeat(np.arange(classes)[:, None], len(rows), axis=1))]
+    )  # [C, N] of answering c
     bias, total = np.zeros(classes), logits.copy()
     answers, top = logits.argmax(axis=1), logits.max(axis=1)
     for c in [*range(classes)] * 3:
@@ -181,16 +200,26 @@ def _fit_power(val: Logits, costs: Costs) -> dict:
 RULES = {
     "argmax": Rule(lambda val, costs: {}, lambda content, params, costs, counts: probabilities(content.logits), {}),
     "temperature": Rule(
-        _fit_temperature, lambda content, params, costs, counts: probabilities(content.logits, params["temperature"]), {"temperature": TEMPERATURES}
+        _fit_temperature,
+        lambda content, params, costs, counts: probabilities(content.logits, params["temperature"]),
+        {"temperature": TEMPERATURES},
     ),
     "bayes": Rule(_fit_bayes, _score_bayes, {"slopes": (1e-6, 1e6), "offsets": (-1e3, 1e3)}),
     "thresholds": Rule(
-        _fit_thresholds, lambda content, params, costs, counts: probabilities(content.logits) / np.array(params["thresholds"]), {"thresholds": (1e-6, 1.0)}
+        _fit_thresholds,
+        lambda content, params, costs, counts: probabilities(content.logits) / np.array(params["thresholds"]),
+        {"thresholds": (1e-6, 1.0)},
     ),
     "bias": Rule(
-        _fit_bias, lambda content, params, costs, counts: np.log(probabilities(content.logits) + TINY) + np.array(params["bias"]), {"bias": (-1e3, 1e3)}
+        _fit_bias,
+        lambda content, params, costs, counts: np.log(probabilities(content.logits) + TINY) + np.array(params["bias"]),
+        {"bias": (-1e3, 1e3)},
     ),
     "power": Rule(
-        _fit_power, lambda content, params, costs, counts: probabilities(content.logits) * (content.counts + 1.0) ** -params["alpha"], {"alpha": (-10, 10)}
+        _fit_power,
+        lambda content, params, costs, counts: (
+            probabilities(content.logits) * (content.counts + 1.0) ** -params["alpha"]
+        ),
+        {"alpha": (-10, 10)},
     ),
 }

@@ -17,15 +17,20 @@ from core.logits_file import Logits, different_images, same_classes, same_images
 
 
 def calibrate(costs: Costs, vals: Sequence[Logits], temperature: float | None = None) -> dict:
-    """Every rule's parameters, fitted on each network's own validation rows; a given temperature is kept instead of the tuned one."""
+    """Every rule's parameters, fitted on each network's own validation rows; a given temperature is kept instead of the
+    tuned one."""
     _check_labels(vals)
     kept = {} if temperature is None else {"temperature": {"temperature": temperature, "tuned": False}}
     return {
         "classes": vals[0].classes.tolist(),
         "costs": vars(costs).copy(),
         "networks": [
-            {"rows": len(val.ids), "counts": val.counts.tolist(), "prior": val.prior.tolist(),
-             "rules": {name: kept.get(name) or rule.fit(val, costs) for name, rule in RULES.items()}}
+            {
+                "rows": len(val.ids),
+                "counts": val.counts.tolist(),
+                "prior": val.prior.tolist(),
+                "rules": {name: kept.get(name) or rule.fit(val, costs) for name, rule in RULES.items()},
+            }
             for val in vals
         ],
     }
@@ -36,7 +41,10 @@ def _check_labels(vals: Sequence[Logits]) -> None:
         if np.isnan(val.targets).any():
             raise UserError("these logits have no labels to tune on: give the validation fold's file, val_logits.npz")
         if not ((val.targets == 1).sum(axis=1) == 1).all() or not np.isin(val.targets, (0, 1)).all():
-            raise UserError("these logits have rows without exactly one label, and the rules decide between classes: one 1 among 0s is wanted")
+            raise UserError(
+                "these logits have rows without exactly one label, and the rules decide between classes: one 1 among 0s"
+                " is wanted"
+            )
         if len(val.ids) < 2:
             raise UserError("one labelled row is too few to tune on")
     same_classes([val.classes.tolist() for val in vals], "the validation files")
@@ -44,26 +52,39 @@ def _check_labels(vals: Sequence[Logits]) -> None:
 
 
 def _fitted(contents: Sequence[Logits], calibration: dict, rule: str) -> tuple[Costs, list[dict]]:
-    """The costs and the rule's parameters for every network, after checking that they were fitted for these networks."""
+    """The costs and the rule's parameters for every network, after checking that they were fitted for these
+    networks."""
     if rule not in RULES:
         raise UserError(f"there is no rule {rule!r}; there are {some(RULES)}")
     try:
         networks = calibration["networks"]
-        same_classes([calibration["classes"], *(content.classes.tolist() for content in contents)], "the logits and their calibration")
+        same_classes(
+            [calibration["classes"], *(content.classes.tolist() for content in contents)],
+            "the logits and their calibration",
+        )
         if len(networks) != len(contents):
-            raise UserError(f"the calibration was fitted on {len(networks)} validation files, and {len(contents)} logits files are to be decided: one each, in the same order")
+            raise UserError(
+                f"the calibration was fitted on {len(networks)} validation files, and {len(contents)} logits files are"
+                " to be decided: one each, in the same order"
+            )
         for number, (network, content) in enumerate(zip(networks, contents, strict=True), start=1):
             for what in ("counts", "prior"):
                 if not np.allclose(network[what], getattr(content, what), rtol=1e-6):
-                    raise UserError(f"the class {what} of logits file {number} are not those of the network that was calibrated: tune on its own validation logits")
+                    raise UserError(
+                        f"the class {what} of logits file {number} are not those of the network that was calibrated:"
+                        " tune on its own validation logits"
+                    )
             RULES[rule].check(network["rules"][rule], len(content.classes))
         return Costs(**calibration["costs"]), [network["rules"][rule] for network in networks]
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise UserError(f"the calibration has no usable parameters for rule {rule} ({error}): make it again with tune") from error
+        raise UserError(
+            f"the calibration has no usable parameters for rule {rule} ({error}): make it again with tune"
+        ) from error
 
 
 def decide(tests: Sequence[Logits], calibration: dict, rule: str, counts: np.ndarray | None = None) -> np.ndarray:
-    """The answer to every row of the test logits (one file a network), int [N]. `counts` replaces the natural class counts."""
+    """The answer to every row of the test logits (one file a network), int [N]. `counts` replaces the natural class
+    counts."""
     costs, params = _fitted(tests, calibration, rule)
     same_images(tests)
     return RULES[rule].answers(tests, params, costs, counts)
@@ -75,15 +96,21 @@ def one_hot(tests: Sequence[Logits], calibration: dict, rule: str, counts: np.nd
 
 
 def posterior(tests: Sequence[Logits], calibration: dict) -> np.ndarray:
-    """The calibrated posterior under the natural class frequencies of all networks, averaged over them: float [N, C]."""
+    """The calibrated posterior under the natural class frequencies of all networks, averaged over them: float [N,
+    C]."""
     _, params = _fitted(tests, calibration, "bayes")
     same_images(tests)
     counts = sum(test.counts for test in tests)
-    return np.mean([posterior_of(own).probabilities(test, counts) for test, own in zip(tests, params, strict=True)], axis=0)
+    return np.mean(
+        [posterior_of(own).probabilities(test, counts) for test, own in zip(tests, params, strict=True)], axis=0
+    )
 
 
-def held_out(vals: Sequence[Logits], calibration: dict, rules: Sequence[str] = tuple(RULES)) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Cross-fitting: the answers of every rule [N], and the Bayes rule's posterior [N, C], by fits that did not see the row.
+def held_out(
+    vals: Sequence[Logits], calibration: dict, rules: Sequence[str] = tuple(RULES)
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Cross-fitting: the answers of every rule [N], and the Bayes rule's posterior [N, C], by fits that did not see the
+    row.
 
     A temperature that was given and not tuned is kept.
     """
@@ -111,27 +138,38 @@ def report(vals: Sequence[Logits], calibration: dict) -> dict:
     found = _compare(targets, answers, vals, Costs(**calibration["costs"]))
     for rule in RULES:
         costs, params = _fitted(vals, calibration, rule)
-        fitted = np.concatenate([RULES[rule].answers([val], [own], costs) for val, own in zip(vals, params, strict=True)])
+        fitted = np.concatenate(
+            [RULES[rule].answers([val], [own], costs) for val, own in zip(vals, params, strict=True)]
+        )
         found["rules"][rule]["fitted"] = metrics.competition_score(tally_one_hot(targets, fitted), costs)
     plain = np.concatenate([probabilities(val.logits) for val in vals])
     return {
         **found,
         "untrained_classes": vals[0].classes[~np.all([trained(val) for val in vals], axis=0)].tolist(),
-        "calibration": {name: {"nll": metrics.nll(p, truth), "brier": metrics.brier(p, truth), "reliability": metrics.reliability(p, truth)}
-                        for name, p in (("before", plain), ("after", posteriors))},
+        "calibration": {
+            name: {
+                "nll": metrics.nll(p, truth),
+                "brier": metrics.brier(p, truth),
+                "reliability": metrics.reliability(p, truth),
+            }
+            for name, p in (("before", plain), ("after", posteriors))
+        },
     }
 
 
 def report_test(tests: Sequence[Logits], calibration: dict, targets: np.ndarray) -> dict:
-    """The same figures for test rows whose labels are known, every rule with the parameters that the calibration holds."""
-    return _compare(targets, {rule: decide(tests, calibration, rule) for rule in RULES}, tests, Costs(**calibration["costs"]))
+    """The same figures for test rows whose labels are known, every rule with the parameters that the calibration
+    holds."""
+    return _compare(
+        targets, {rule: decide(tests, calibration, rule) for rule in RULES}, tests, Costs(**calibration["costs"])
+    )
 
 
 def _compare(targets: np.ndarray, answers: dict[str, np.ndarray], contents: Sequence[Logits], costs: Costs) -> dict:
     """The rules' answers beside always answering the commonest class, and beside the Bayes rule's on the same rows.
 
-    The intervals are by a bootstrap that keeps the number of images of every class. The constant answer's score does not
-    change in it, so the difference to it is as uncertain as the score itself.
+    The intervals are by a bootstrap that keeps the number of images of every class. The constant answer's score does
+    not change in it, so the difference to it is as uncertain as the score itself.
     """
     truth, n, names = targets.argmax(axis=1), targets.sum(axis=0).astype(int), contents[0].classes
     commonest = int(np.argmax(sum(content.counts for content in contents)))
@@ -142,14 +180,21 @@ def _compare(targets: np.ndarray, answers: dict[str, np.ndarray], contents: Sequ
     for rule, answer in answers.items():
         draws = stats.bootstrap(earned[rule], truth)
         figures = metrics.summary(tally_one_hot(targets, answer), costs)
-        rules[rule] = {**figures, "interval": stats.interval(draws), "over_always": figures["score"] - bar["score"],
-                       "over_always_interval": stats.interval(draws - bar["score"])}
+        rules[rule] = {
+            **figures,
+            "interval": stats.interval(draws),
+            "over_always": figures["score"] - bar["score"],
+            "over_always_interval": stats.interval(draws - bar["score"]),
+        }
     minus = {rule: earned["bayes"] - earned[rule] for rule in ("argmax", "temperature")}
     return {
         "images": len(truth),
         "always": {"class": str(names[commonest]), **bar},
         "rules": rules,
-        "bayes_minus": {rule: {"difference": float(values.sum()), "interval": stats.interval(stats.bootstrap(values, truth))} for rule, values in minus.items()},
+        "bayes_minus": {
+            rule: {"difference": float(values.sum()), "interval": stats.interval(stats.bootstrap(values, truth))}
+            for rule, values in minus.items()
+        },
         "few_images": names[always.present & (always.n < 5)].tolist(),
         "skipped_classes": names[~always.present].tolist(),
     }

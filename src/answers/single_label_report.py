@@ -14,34 +14,56 @@ from core.examples import Example, falling, in_turn
 from core.logits_file import Logits
 from core.task import Evidence, Rows
 
-OPTIMISTIC = "These images also chose the epoch, so every figure here is optimistic; one rare hit moves the score by tenths."
+OPTIMISTIC = (
+    "These images also chose the epoch, so every figure here is optimistic; one rare hit moves the score by tenths."
+)
 
 
 def report(found: Evidence, rows: Rows) -> dict:
-    """Every rule's figures on the validation rows, the chosen rule class by class, and the same for test rows whose labels are known."""
+    """Every rule's figures on the validation rows, the chosen rule class by class, and the same for test rows whose
+    labels are known."""
     val, test, calibration, _ = found
-    return {"validation": single_label.report([val], calibration), "per_class": score(found, rows)["per_class"],
-            **({} if test is None else {"test": single_label.report_test([test], calibration, test.targets)})}
+    return {
+        "validation": single_label.report([val], calibration),
+        "per_class": score(found, rows)["per_class"],
+        **({} if test is None else {"test": single_label.report_test([test], calibration, test.targets)}),
+    }
 
 
 def score(found: Evidence, rows: Rows) -> dict:
     """The validation rows decided by one rule, cross-fitted: no image is decided by a fit that saw it."""
     val, _, calibration, rule = found
     answers = single_label.held_out([val], calibration, [rule])[0][rule]
-    return figures(val.classes.tolist(), tally_one_hot(val.targets, answers), Costs(**calibration["costs"])) | {"rule": rule}
+    return figures(val.classes.tolist(), tally_one_hot(val.targets, answers), Costs(**calibration["costs"])) | {
+        "rule": rule
+    }
 
 
 def figures(classes: list[str], counts: metrics.Tally, costs: Costs = Costs()) -> dict:
-    """The score, the figures beside it, and a row for every class: its counts, its score (null where the truth has no image
-    of it), and what its hits, false alarms and misses add to the score of all."""
+    """The score, the figures beside it, and a row for every class: its counts, its score (null where the truth has no
+    image of it), and what its hits, false alarms and misses add to the score of all."""
     scores, f1, present = metrics.class_scores(counts, costs), metrics.f1(counts), counts.present.sum()
-    shares = {name: counts.rate(amount) / present for name, amount in
-              (("hits_add", costs.tp * counts.tp), ("false_alarms_cost", costs.fp * counts.fp), ("misses_cost", costs.fn * counts.fn))}
+    shares = {
+        name: counts.rate(amount) / present
+        for name, amount in (
+            ("hits_add", costs.tp * counts.tp),
+            ("false_alarms_cost", costs.fp * counts.fp),
+            ("misses_cost", costs.fn * counts.fn),
+        )
+    }
     rows = []
     for c, name in enumerate(classes):
         floats = {"score": scores[c], "f1": f1[c], **{what: share[c] for what, share in shares.items()}}
-        rows.append({"class": name, "images": int(counts.n[c]), "tp": int(counts.tp[c]), "fp": int(counts.fp[c]), "fn": int(counts.fn[c]),
-                     **{what: float(value) if counts.present[c] else None for what, value in floats.items()}})
+        rows.append(
+            {
+                "class": name,
+                "images": int(counts.n[c]),
+                "tp": int(counts.tp[c]),
+                "fp": int(counts.fp[c]),
+                "fn": int(counts.fn[c]),
+                **{what: float(value) if counts.present[c] else None for what, value in floats.items()},
+            }
+        )
     commonest = int(np.argmax(counts.n))
     always = {"class": classes[commonest], **metrics.summary(metrics.constant(counts.n, commonest), costs)}
     return {**metrics.summary(counts, costs), "always": always, "per_class": rows}
@@ -49,10 +71,15 @@ def figures(classes: list[str], counts: metrics.Tally, costs: Costs = Costs()) -
 
 def class_table(rows: list[dict]) -> list[str]:
     """Every class's counts, its score, and what its hits, false alarms and misses add to the score of all, as lines."""
-    lines = [f"{'class':28}{'images':>7}{'tp':>7}{'fp':>7}{'fn':>7}{'score':>10}{'f1':>8}{'hits':>9}{'alarms':>9}{'misses':>9}"]
+    lines = [
+        f"{'class':28}{'images':>7}{'tp':>7}{'fp':>7}{'fn':>7}{'score':>10}{'f1':>8}{'hits':>9}{'alarms':>9}{'misses':>9}"
+    ]
     for row in rows:
-        ends = (f"{row['score']:10.3f}{row['f1']:8.3f}{row['hits_add']:+9.4f}{0 - row['false_alarms_cost']:+9.4f}{0 - row['misses_cost']:+9.4f}"
-                if row["images"] else f"{'absent':>10}")
+        ends = (
+            f"{row['score']:10.3f}{row['f1']:8.3f}{row['hits_add']:+9.4f}{0 - row['false_alarms_cost']:+9.4f}{0 - row['misses_cost']:+9.4f}"
+            if row["images"]
+            else f"{'absent':>10}"
+        )
         lines.append(f"{row['class']:28}{row['images']:7d}{row['tp']:7d}{row['fp']:7d}{row['fn']:7d}{ends}")
     absent = [row["class"] for row in rows if not row["images"]]
     return lines + [f"left out of the mean, without an image: {', '.join(absent)}"] * bool(absent)
@@ -62,9 +89,16 @@ def score_lines(report: dict) -> list[str]:
     """The per-class table and the summary as lines; the last is `score -4.724889`."""
     return [
         *class_table(report["per_class"]),
-        f"accuracy {report['accuracy']:.4f}  balanced accuracy {report['balanced_accuracy']:.4f}  macro-F1 {report['macro_f1']:.4f}",
+        (
+            f"accuracy {report['accuracy']:.4f}  balanced accuracy {report['balanced_accuracy']:.4f}  macro-F1"
+            f" {report['macro_f1']:.4f}"
+        ),
         f"always {report['always']['class']} would score {report['always']['score']:.6f}",
-        *([f"decided by rule {report['rule']}, each fifth of the images by a fit on the other four"] if "rule" in report else []),
+        *(
+            [f"decided by rule {report['rule']}, each fifth of the images by a fit on the other four"]
+            if "rule" in report
+            else []
+        ),
         f"score {report['score']:.6f}",
     ]
 
@@ -74,14 +108,24 @@ def table(report: dict) -> list[str]:
     always = report["always"]
     bar = f"always {always['class']}"
     width = max(map(len, [*report["rules"], bar]))
-    lines = [f"{'':{width}}  {'fitted':>8}  {'cross-fitted':>12}  {'95 % interval':>18}  {f'minus {bar}':>24}  {'95 % interval':>18}  macro-F1"]
+    lines = [
+        f"{'':{width}}  {'fitted':>8}  {'cross-fitted':>12}  {'95 % interval':>18}  {f'minus {bar}':>24} "
+        f" {'95 % interval':>18}  macro-F1"
+    ]
     for rule, figures in report["rules"].items():
-        lines.append(f"{rule:{width}}  {figures['fitted']:8.4f}  {figures['score']:12.4f}  {ends(figures['interval']):>18}  "
-                     f"{figures['over_always']:+24.4f}  {ends(figures['over_always_interval']):>18}  {figures['macro_f1']:8.3f}")
+        lines.append(
+            f"{rule:{width}}  {figures['fitted']:8.4f}  {figures['score']:12.4f}  {ends(figures['interval']):>18}  "
+            f"{figures['over_always']:+24.4f}  {ends(figures['over_always_interval']):>18}  {figures['macro_f1']:8.3f}"
+        )
     lines.append(f"{bar:{width}}  {always['score']:8.4f}  {always['score']:12.4f}{'':66}  {always['macro_f1']:8.3f}")
-    lines.append(f"fitted: on the {report['images']} images it is shown for; cross-fitted: each fifth of them by a fit on the other four.")
+    lines.append(
+        f"fitted: on the {report['images']} images it is shown for; cross-fitted: each fifth of them by a fit on the"
+        " other four."
+    )
     if report["few_images"]:
-        lines.append(f"classes with 1 to 4 images here, whose luck no interval can show: {', '.join(report['few_images'])}")
+        lines.append(
+            f"classes with 1 to 4 images here, whose luck no interval can show: {', '.join(report['few_images'])}"
+        )
     if report["skipped_classes"]:
         lines.append(f"left out of the mean, without an image here: {', '.join(report['skipped_classes'])}")
     return [*lines, OPTIMISTIC]
@@ -92,17 +136,32 @@ def ends(interval: Sequence[float]) -> str:
 
 
 def doubt(report: dict, rule: str) -> list[str]:
-    """Lines that cannot be missed when a rule does not beat the constant answer; a note when it may be luck; else nothing."""
+    """Lines that cannot be missed when a rule does not beat the constant answer; a note when it may be luck; else
+    nothing."""
     figures, always = report["rules"][rule], f"always answering {report['always']['class']}"
     if figures["over_always_interval"][0] > 0:
         return []
     if figures["over_always"] > 0:
-        return [f"note: rule {rule} is {figures['over_always']:.3f} above {always}, and its interval reaches below: it may be luck."]
+        return [
+            f"note: rule {rule} is {figures['over_always']:.3f} above {always}, and its interval reaches below: it may"
+            " be luck."
+        ]
     line = "!" * 100
-    better = [f"{name} ({found['score']:.4f})" for name, found in report["rules"].items() if found["over_always_interval"][0] > 0]
+    better = [
+        f"{name} ({found['score']:.4f})"
+        for name, found in report["rules"].items()
+        if found["over_always_interval"][0] > 0
+    ]
     advice = f", or choose rule={' or '.join(better)}" if better else ""
-    return [line, f"WARNING: rule {rule} scores {figures['score']:.4f} cross-fitted, no better than {always} ({report['always']['score']:.4f}).",
-            f"Think before you submit its answers{advice}.", line]
+    return [
+        line,
+        (
+            f"WARNING: rule {rule} scores {figures['score']:.4f} cross-fitted, no better than {always}"
+            f" ({report['always']['score']:.4f})."
+        ),
+        f"Think before you submit its answers{advice}.",
+        line,
+    ]
 
 
 def describe(calibration: dict) -> list[str]:
@@ -111,17 +170,25 @@ def describe(calibration: dict) -> list[str]:
     for number, network in enumerate(calibration["networks"], start=1):
         heat, posterior = network["rules"]["temperature"], network["rules"]["bayes"]
         name = f"network {number}: " if len(calibration["networks"]) > 1 else ""
-        span = ", ".join(f"{what} {min(posterior[what]):.2f} to {max(posterior[what]):.2f}" for what in ("slopes", "offsets"))
-        lines.append(f"{name}temperature {heat['temperature']} ({'tuned' if heat['tuned'] else 'given'}); bayes: {span}")
+        span = ", ".join(
+            f"{what} {min(posterior[what]):.2f} to {max(posterior[what]):.2f}" for what in ("slopes", "offsets")
+        )
+        lines.append(
+            f"{name}temperature {heat['temperature']} ({'tuned' if heat['tuned'] else 'given'}); bayes: {span}"
+        )
     return lines
 
 
 def lines(report: dict, calibration: dict) -> list[str]:
-    """Every rule beside the constant answer, on the validation images and, where its labels are known, on the test part."""
+    """Every rule beside the constant answer, on the validation images and, where its labels are known, on the test
+    part."""
     lines = ["validation score:", *table(report["validation"])]
     if "test" in report:
         lines.append("test part, by the labels kept aside in solution.csv, with 95 % intervals:")
-        lines += [f"  {rule:11} {figures['score']:8.4f}  {ends(figures['interval'])}" for rule, figures in report["test"]["rules"].items()]
+        lines += [
+            f"  {rule:11} {figures['score']:8.4f}  {ends(figures['interval'])}"
+            for rule, figures in report["test"]["rules"].items()
+        ]
         lines.append(f"  always {report['test']['always']['class']} {report['test']['always']['score']:.4f}")
     return [*lines, *describe(calibration)]
 
@@ -132,20 +199,20 @@ def warning(report: dict) -> list[str]:
 
 
 def headline(report: dict) -> dict[str, float]:
-    """The chosen rule's figures: on the test images where their labels are known, otherwise on the validation images, cross-fitted."""
+    """The chosen rule's figures: on the test images where their labels are known, otherwise on the validation images,
+    cross-fitted."""
     found = report.get("test", report["validation"])["rules"][report["rule"]]
     return {name: found[name] for name in ("score", "accuracy", "balanced_accuracy", "macro_f1")}
 
 
 def paired(ours: Sequence[Evidence], theirs: Sequence[Evidence], rows: Rows) -> dict:
     """The score of several runs' own rules and of as many others' on the same images, the means over the runs and their
-    difference: {"ours", "theirs", "difference": each {"score", "interval"}, "part", "images", "resampled" (what), "pairs": the
-    difference of each run to the other of the same number}.
+    difference: {"ours", "theirs", "difference": each {"score", "interval"}, "part", "images", "resampled" (what),
+    "pairs": the difference of each run to the other of the same number}.
 
-    On the test images
-    where all have their labels, otherwise on the validation images, cross-fitted. The 95 % intervals are of a bootstrap that
-    keeps the number of images of every class, of what each image adds to the score. Raises UserError for other images,
-    classes, labels or costs.
+    On the test images where all have their labels, otherwise on the validation images, cross-fitted. The 95 % intervals
+    are of a bootstrap that keeps the number of images of every class, of what each image adds to the score. Raises
+    UserError for other images, classes, labels or costs.
     """
     tested = all(test is not None for _, test, _, _ in (*ours, *theirs))
     first, costs = ours[0][1 if tested else 0], ours[0][2]["costs"]
@@ -153,18 +220,37 @@ def paired(ours: Sequence[Evidence], theirs: Sequence[Evidence], rows: Rows) -> 
     earned = []
     for val, test, calibration, rule in (*ours, *theirs):
         content = test if tested else val
-        if not all(np.array_equal(getattr(content, what), getattr(first, what)) for what in ("ids", "classes", "targets")):
-            raise UserError("the two runs were tested on different images or labels, so they cannot be compared image by image: give both the same split")
+        if not all(
+            np.array_equal(getattr(content, what), getattr(first, what)) for what in ("ids", "classes", "targets")
+        ):
+            raise UserError(
+                "the two runs were tested on different images or labels, so they cannot be compared image by image:"
+                " give both the same split"
+            )
         if calibration["costs"] != costs:
-            raise UserError("the two runs are scored by different costs, so their scores cannot be compared: give both the same costs")
-        answers = single_label.decide([test], calibration, rule) if tested else single_label.held_out([val], calibration, [rule])[0][rule]
+            raise UserError(
+                "the two runs are scored by different costs, so their scores cannot be compared: give both the same"
+                " costs"
+            )
+        answers = (
+            single_label.decide([test], calibration, rule)
+            if tested
+            else single_label.held_out([val], calibration, [rule])[0][rule]
+        )
         earned.append(metrics.earned(truth, answers, n, Costs(**costs)))
     mine, others = earned[: len(ours)], earned[len(ours) :]
     means = {"ours": np.mean(mine, axis=0), "theirs": np.mean(others, axis=0)}
     means["difference"] = means["ours"] - means["theirs"]
-    return {"part": "test" if tested else "validation", "images": len(truth), "resampled": "images, as many of every class",
-            **{name: {"score": float(values.sum()), "interval": stats.interval(stats.bootstrap(values, truth))} for name, values in means.items()},
-            "pairs": [float((our - other).sum()) for our, other in zip(mine, others, strict=True)]}
+    return {
+        "part": "test" if tested else "validation",
+        "images": len(truth),
+        "resampled": "images, as many of every class",
+        **{
+            name: {"score": float(values.sum()), "interval": stats.interval(stats.bootstrap(values, truth))}
+            for name, values in means.items()
+        },
+        "pairs": [float((our - other).sum()) for our, other in zip(mine, others, strict=True)],
+    }
 
 
 def compare(reports: Sequence[dict]) -> list[str]:
@@ -172,25 +258,54 @@ def compare(reports: Sequence[dict]) -> list[str]:
     lines = []
     if len(reports) == 1:
         validation, heat = reports[0]["validation"], reports[0]["validation"]["calibration"]
-        lines += [*table(validation), "", f"rule {reports[0]['rule']}, cross-fitted, class by class:", *class_table(reports[0]["per_class"])]
-        lines += [f"plain softmax: NLL {heat['before']['nll']:.4f}, Brier {heat['before']['brier']:.4f}; calibrated posterior, cross-fitted: "
-                  f"NLL {heat['after']['nll']:.4f}, Brier {heat['after']['brier']:.4f}", ""]
-    return lines + [line for part in ("validation", "test") if all(part in report for report in reports) for line in _paired(reports, part)]
+        lines += [
+            *table(validation),
+            "",
+            f"rule {reports[0]['rule']}, cross-fitted, class by class:",
+            *class_table(reports[0]["per_class"]),
+        ]
+        lines += [
+            (
+                f"plain softmax: NLL {heat['before']['nll']:.4f}, Brier {heat['before']['brier']:.4f}; calibrated"
+                f" posterior, cross-fitted: NLL {heat['after']['nll']:.4f}, Brier {heat['after']['brier']:.4f}"
+            ),
+            "",
+        ]
+    return lines + [
+        line
+        for part in ("validation", "test")
+        if all(part in report for report in reports)
+        for line in _paired(reports, part)
+    ]
 
 
 def _paired(reports: Sequence[dict], part: str) -> list[str]:
-    """A line a run: the report's rules and the Bayes rule on the same images, and the differences with their intervals."""
+    """A line a run: the report's rules and the Bayes rule on the same images, and the differences with their
+    intervals."""
     width = max(len(report["run"]) for report in reports)
-    lines = [f"{part + ':':{width}}  {'argmax':>9}{'temperature':>13}{'bayes':>9}{'bayes − argmax':>18}{'95 % interval':>20}{'bayes − temperature':>22}{'95 % interval':>20}{'always':>9}"]
+    lines = [
+        f"{part + ':':{width}} "
+        f" {'argmax':>9}{'temperature':>13}{'bayes':>9}{'bayes − argmax':>18}{'95 % interval':>20}{'bayes − temperature':>22}{'95 % interval':>20}{'always':>9}"
+    ]
     rows = []
     for report in reports:
         figures, minus = report[part], report[part]["bayes_minus"]
-        rows.append([*(figures["rules"][rule]["score"] for rule in ("argmax", "temperature", "bayes")), *(minus[rule]["difference"] for rule in ("argmax", "temperature"))])
+        rows.append(
+            [
+                *(figures["rules"][rule]["score"] for rule in ("argmax", "temperature", "bayes")),
+                *(minus[rule]["difference"] for rule in ("argmax", "temperature")),
+            ]
+        )
         one, other = (ends(minus[rule]["interval"]) for rule in ("argmax", "temperature"))
-        lines.append(f"{report['run']:{width}}  {rows[-1][0]:9.4f}{rows[-1][1]:13.4f}{rows[-1][2]:9.4f}{rows[-1][3]:+18.4f}{one:>20}{rows[-1][4]:+22.4f}{other:>20}{figures['always']['score']:9.4f}")
+        lines.append(
+            f"{report['run']:{width}} "
+            f" {rows[-1][0]:9.4f}{rows[-1][1]:13.4f}{rows[-1][2]:9.4f}{rows[-1][3]:+18.4f}{one:>20}{rows[-1][4]:+22.4f}{other:>20}{figures['always']['score']:9.4f}"
+        )
     if len(rows) > 1:
         for name, row in (("mean", np.mean(rows, axis=0)), ("s.d.", np.std(rows, axis=0, ddof=1))):
-            lines.append(f"{name:{width}}  {row[0]:9.4f}{row[1]:13.4f}{row[2]:9.4f}{row[3]:+18.4f}{'':20}{row[4]:+22.4f}")
+            lines.append(
+                f"{name:{width}}  {row[0]:9.4f}{row[1]:13.4f}{row[2]:9.4f}{row[3]:+18.4f}{'':20}{row[4]:+22.4f}"
+            )
     return lines
 
 
@@ -198,13 +313,13 @@ RAREST = 0.25  # of the classes: those with the fewest training images
 
 
 def examples(found: Evidence, labels: Sequence[int], number: int) -> tuple[Logits, list[Example]]:
-    """Images of the validation part, whose labels are known: a third each of the rarest classes, hits and misses of `rule`,
-    cross-fitted, at most `number` in all.
+    """Images of the validation part, whose labels are known: a third each of the rarest classes, hits and misses of
+    `rule`, cross-fitted, at most `number` in all.
 
-    Every example is explained for its true class, one of the columns `labels`; p is the plain softmax, averaged over views.
-    Rarest: the quarter of `labels` with the fewest training images, the most probable image of each. Hits and misses: every
-    class in turn, the most probable hits first, and the misses whose wrong answer was the most probable. Raises UserError
-    when no image is of these classes.
+    Every example is explained for its true class, one of the columns `labels`; p is the plain softmax, averaged over
+    views. Rarest: the quarter of `labels` with the fewest training images, the most probable image of each. Hits and
+    misses: every class in turn, the most probable hits first, and the misses whose wrong answer was the most probable.
+    Raises UserError when no image is of these classes.
     """
     val, _, calibration, rule = found
     answers = single_label.held_out([val], calibration, [rule])[0][rule]
@@ -215,7 +330,11 @@ def examples(found: Evidence, labels: Sequence[int], number: int) -> tuple[Logit
         raise UserError("no image of the validation part is of the wanted classes: name others with --labels")
 
     def example(row: int, what: str) -> Example:
-        outcome = "hit" if answers[row] == truth[row] else f"missed: answered {val.classes[answers[row]]}, p = {p[row, answers[row]]:.2f}"
+        outcome = (
+            "hit"
+            if answers[row] == truth[row]
+            else f"missed: answered {val.classes[answers[row]]}, p = {p[row, answers[row]]:.2f}"
+        )
         return Example(int(row), int(truth[row]), float(p[row, truth[row]]), what + outcome)
 
     def queue(right: bool) -> list[Example]:
@@ -225,5 +344,8 @@ def examples(found: Evidence, labels: Sequence[int], number: int) -> tuple[Logit
         return [example(row, "") for turn in zip_longest(*each) for row in turn if row is not None]
 
     rarest = sorted(there, key=lambda c: val.counts[c])[: int(np.ceil(RAREST * len(there)))]
-    rare = [example(falling(np.flatnonzero(truth == c), p[:, c])[0], f"rare, {val.counts[c]} training images; ") for c in rarest]
+    rare = [
+        example(falling(np.flatnonzero(truth == c), p[:, c])[0], f"rare, {val.counts[c]} training images; ")
+        for c in rarest
+    ]
     return val, in_turn([rare, queue(True), queue(False)], number)

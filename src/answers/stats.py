@@ -7,7 +7,8 @@ import numpy as np
 
 
 def bootstrap(values: np.ndarray, strata: np.ndarray, draws: int = 500, seed: int = 0) -> np.ndarray:
-    """Sums of `values` [N] over resamples that keep the size of every stratum, float [draws] (Efron and Tibshirani 1993, section 8.3).
+    """Sums of `values` [N] over resamples that keep the size of every stratum, float [draws] (Efron and Tibshirani
+    1993, section 8.3).
 
     The values of a stratum are resampled through the counts of its distinct values, which is the same distribution and
     takes milliseconds. A stratum of one row is always drawn as it is: its luck is in no interval.
@@ -28,8 +29,8 @@ def interval(sums: np.ndarray, level: float = 0.95) -> list[float]:
 def cluster_weights(groups: np.ndarray, draws: int = 500, seed: int = 0) -> np.ndarray:
     """How often each row is drawn when whole groups (patients) are resampled with replacement, int16 [draws, N].
 
-    groups str [N]. The cluster bootstrap (Efron and Tibshirani 1993, section 8.3, with patients as the units): images of one
-    patient are alike, and resampling them one by one would make an interval too narrow.
+    groups str [N]. The cluster bootstrap (Efron and Tibshirani 1993, section 8.3, with patients as the units): images
+    of one patient are alike, and resampling them one by one would make an interval too narrow.
     """
     names, member = np.unique(groups, return_inverse=True)
     rng = np.random.default_rng(seed)
@@ -39,12 +40,15 @@ def cluster_weights(groups: np.ndarray, draws: int = 500, seed: int = 0) -> np.n
     return times[member].T  # the draws of a row lie side by side, as `ranking` reads them
 
 
-def ranking(truth: np.ndarray, scores: np.ndarray, among: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Area under the ROC curve and average precision of the rows of `among` under every draw's weights: float [draws] each.
+def ranking(
+    truth: np.ndarray, scores: np.ndarray, among: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Area under the ROC curve and average precision of the rows of `among` under every draw's weights: float [draws]
+    each.
 
-    truth bool [N] · scores [N] · among bool [N] · weights [draws, N], not negative. Equal to scikit-learn's roc_auc_score and
-    average_precision_score with sample_weight, ties included, with one sort for all draws. NaN in a draw that lacks
-    positives (both figures) or negatives (the area).
+    truth bool [N] · scores [N] · among bool [N] · weights [draws, N], not negative. Equal to scikit-learn's
+    roc_auc_score and average_precision_score with sample_weight, ties included, with one sort for all draws. NaN in a
+    draw that lacks positives (both figures) or negatives (the area).
     """
     from scipy.sparse import csr_array
 
@@ -56,8 +60,12 @@ def ranking(truth: np.ndarray, scores: np.ndarray, among: np.ndarray, weights: n
     runs = hit.sum()  # only runs with a positive add to either figure, and with rare labels those are few
     place = (hit.cumsum() - hit)[run]
     part = np.where(truth, place, np.where(hit[run], runs + place, 2 * runs + place))
-    sums = csr_array((np.ones(len(order)), (part, order)), shape=(3 * runs + 1, len(among))) @ np.ascontiguousarray(weights.T, dtype=float)
-    positives, tied, between = np.split(np.ascontiguousarray(sums.T), [runs, 2 * runs], axis=1)  # between: negatives above each run, and below the last
+    sums = csr_array((np.ones(len(order)), (part, order)), shape=(3 * runs + 1, len(among))) @ np.ascontiguousarray(
+        weights.T, dtype=float
+    )
+    positives, tied, between = np.split(
+        np.ascontiguousarray(sums.T), [runs, 2 * runs], axis=1
+    )  # between: negatives above each run, and below the last
 
     hits, above = positives.cumsum(axis=1), (between[:, :-1] + tied).cumsum(axis=1)  # of the run and all above
     negatives = above[:, -1:] + between[:, -1:] if runs else between
@@ -68,16 +76,21 @@ def ranking(truth: np.ndarray, scores: np.ndarray, among: np.ndarray, weights: n
 
 
 def weighted_means(values: np.ndarray, among: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The mean of every column of `values` [N, K] over the rows of `among` (bool [N, K]) under every draw's weights [draws, N]:
-    float [draws, K], NaN where those rows weigh nothing. A Brier score, a sensitivity and a specificity are such means."""
+    """The mean of every column of `values` [N, K] over the rows of `among` (bool [N, K]) under every draw's weights
+    [draws, N]: float [draws, K], NaN where those rows weigh nothing. A Brier score, a sensitivity and a specificity are
+    such means.
+    """
     weights = np.asarray(weights, float)
     with np.errstate(invalid="ignore"):
         return (weights @ np.where(among, values, 0.0)) / (weights @ np.asarray(among, float))
 
 
-def held_thresholds(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """For "score ≥ τ is positive": the largest τ with at least `share` of the positives above, and the smallest score met with at
-    least `share` of the negatives below, under every draw's weights: float [draws] each, NaN in a draw without such rows.
+def held_thresholds(
+    truth: np.ndarray, scores: np.ndarray, weights: np.ndarray, share: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """For "score ≥ τ is positive": the largest τ with at least `share` of the positives above, and the smallest score
+    met with at least `share` of the negatives below, under every draw's weights: float [draws] each, NaN in a draw
+    without such rows.
 
     truth bool [N] · scores [N] · weights [draws, N].
     """
@@ -91,12 +104,15 @@ def held_thresholds(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray, 
         enough = reached >= share * reached[:, -1:] - 1e-9
         found.append(np.where(reached[:, -1] > 0, scores[order][enough.argmax(axis=1)], np.nan))
     met = np.unique(scores)
-    above = np.append(met, np.nextafter(met[-1], np.inf))[np.searchsorted(met, found[1], side="right").clip(max=len(met))]
+    above = np.append(met, np.nextafter(met[-1], np.inf))[
+        np.searchsorted(met, found[1], side="right").clip(max=len(met))
+    ]
     return found[0], np.where(np.isnan(found[1]), np.nan, above)
 
 
 def share_above(scores: np.ndarray, weights: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """The share of rows with score ≥ τ, each draw with its own weights and threshold: float [draws], NaN where undefined.
+    """The share of rows with score ≥ τ, each draw with its own weights and threshold: float [draws], NaN where
+    undefined.
 
     scores [N] · weights [draws, N] · thresholds [draws].
     """
@@ -108,7 +124,8 @@ def share_above(scores: np.ndarray, weights: np.ndarray, thresholds: np.ndarray)
 
 
 class Welch(NamedTuple):
-    """t; its critical value, Student's quantile at 1 − alpha / 2; degrees of freedom; two-sided p. All NaN where nothing can be tested."""
+    """t; its critical value, Student's quantile at 1 − alpha / 2; degrees of freedom; two-sided p. All NaN where
+    nothing can be tested."""
 
     t: float
     critical: float
@@ -117,11 +134,13 @@ class Welch(NamedTuple):
 
 
 def welch(mean_a: float, sd_a: float, k_a: int, mean_b: float, sd_b: float, k_b: int, alpha: float = 0.05) -> Welch:
-    """Welch's t-test of mean_a − mean_b from the standard deviations (ddof 1) of k_a and k_b independent replicates, two-sided.
+    """Welch's t-test of mean_a − mean_b from the standard deviations (ddof 1) of k_a and k_b independent replicates,
+    two-sided.
 
-    t = (a − b) / sqrt(s_a² / k_a + s_b² / k_b), and the degrees of freedom of Welch and Satterthwaite (Welch 1947; the thesis'
-    equations 20 and 21, here for unequal k too). NaN with fewer than two replicates on a side, without any spread on both (equal
-    replicates, or a published s.d. rounded to 0, say nothing of the noise), and where a figure is not finite.
+    t = (a − b) / sqrt(s_a² / k_a + s_b² / k_b), and the degrees of freedom of Welch and Satterthwaite (Welch 1947; the
+    thesis' equations 20 and 21, here for unequal k too). NaN with fewer than two replicates on a side, without any
+    spread on both (equal replicates, or a published s.d. rounded to 0, say nothing of the noise), and where a figure is
+    not finite.
     """
     spread = np.max([sd_a, sd_b])
     if min(k_a, k_b) < 2 or not np.isfinite([mean_a, mean_b, spread]).all() or spread <= 0:
@@ -135,8 +154,10 @@ def welch(mean_a: float, sd_a: float, k_a: int, mean_b: float, sd_b: float, k_b:
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Holm's step-down adjustment (Holm 1979) of the p values of one family, float [N] in their order: the i-th smallest of m
-    times m − i + 1, never below that of a smaller one, at most 1. NaN, a test not made, stays NaN and does not count."""
+    """Holm's step-down adjustment (Holm 1979) of the p values of one family, float [N] in their order: the i-th
+    smallest of m times m − i + 1, never below that of a smaller one, at most 1. NaN, a test not made, stays NaN and
+    does not count.
+    """
     p = np.asarray(p_values, float)
     order = np.argsort(p, kind="stable")[: np.count_nonzero(~np.isnan(p))]  # NaN sorts last
     adjusted = np.full(len(p), np.nan)

@@ -1,6 +1,7 @@
 """The configuration: a YAML file, then `configs/demo.yaml` for demo runs, then `key=value` from the command line.
 
-Every key is declared here with its type and range; an unknown or wrongly typed one is an error that names where it stands.
+Every key is declared here with its type and range; an unknown or wrongly typed one is an error that names where it
+stands.
 """
 
 import difflib
@@ -21,8 +22,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 def later(default, **limits):
-    """A key that the first versions did not have. Its default is what they did, and it counts in comparisons and digests only
-    where it differs from that: what an older version began goes on."""
+    """A key that the first versions did not have. Its default is what they did, and it counts in comparisons and
+    digests only where it differs from that: what an older version began goes on."""
     return Field(default, json_schema_extra={"later": True}, **limits)
 
 
@@ -37,20 +38,25 @@ class Config(BaseModel):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
     task: str
-    slug: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]  # of the Kaggle competition or data set: its data lie in data/<slug>
+    slug: Annotated[
+        str, Field(pattern=r"^[a-z0-9-]+$")
+    ]  # of the Kaggle competition or data set: its data lie in data/<slug>
 
     model: str  # any timm name, or cnn1 … cnn7 from scratch
     weights: str  # imagenet | none | FILE
     size: Annotated[int, Field(ge=32, le=1024)]  # pixels, width and height
     dropout: Annotated[float, Field(ge=0, lt=1)]  # of the pooled features
-    head: Annotated[str, Field(pattern=HEAD)] = "none"  # hidden layers between features and classes: units/dropout, as 256/0.30->128/0.30
+    head: Annotated[str, Field(pattern=HEAD)] = (
+        "none"  # hidden layers between features and classes: units/dropout, as 256/0.30->128/0.30
+    )
 
     epochs: Annotated[int, Field(ge=1)]  # at most, frozen ones included
     frozen_epochs: Count
     batch: Annotated[int, Field(ge=2, le=2**16)]
     lr: Positive
     body_lr: Literal["lr"] | Positive = "lr"  # of a pretrained body; one that starts at random learns with lr
-    unfrozen: Share = 1.0  # top share of a pretrained body's layers that is trained after the frozen epochs; a random one is trained whole
+    # top share of a pretrained body's layers that is trained after the frozen epochs; a random one is trained whole
+    unfrozen: Share = 1.0
     weight_decay: Annotated[float, Field(ge=0)]
     clip_norm: Positive
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
@@ -89,7 +95,9 @@ class Config(BaseModel):
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     deterministic: bool = True
-    hours: Annotated[float, Field(ge=0, le=24)] = 0  # stop training in time for everything else to end within these hours, 0 = never
+    hours: Annotated[float, Field(ge=0, le=24)] = (
+        0  # stop training in time for everything else to end within these hours, 0 = never
+    )
     workers: Literal["auto"] | Count = "auto"  # of the data loader; results do not depend on it
 
     @field_validator("*", mode="before")
@@ -105,14 +113,20 @@ class Config(BaseModel):
         if not isinstance(value, str):  # run.json holds the parts already
             return value
         parts = [part.partition(":") for part in value.split("+")] if value != "none" else []
-        if not all(name and exponent for name, _, exponent in parts) or len({name for name, _, _ in parts}) < len(parts):
+        if not all(name and exponent for name, _, exponent in parts) or len({name for name, _, _ in parts}) < len(
+            parts
+        ):
             raise ValueError("it is written none, or NAME:NUMBER, for example sampler:0.5 or oversampling:0.1")
         return {name: exponent for name, _, exponent in parts}
 
     @classmethod
     def meaning_of(cls, values: dict) -> dict:
         """The keys and values of a configuration, as run.json holds them, without later keys at their defaults."""
-        later = {name: field.default for name, field in cls.model_fields.items() if (field.json_schema_extra or {}).get("later")}
+        later = {
+            name: field.default
+            for name, field in cls.model_fields.items()
+            if (field.json_schema_extra or {}).get("later")
+        }
         return {key: value for key, value in values.items() if not (key in later and value == later[key])}
 
     @property
@@ -134,11 +148,13 @@ NO_RESULT = {"name", "workers", "hours"}  # they change no figure
 INDIFFERENT = NO_RESULT | {"rule", "temperature"}  # a run may go on, or be decided anew, with these changed
 
 
-def layered(name: str, overrides: Sequence[str] = (), synthetic: bool = False, demo: bool = False) -> tuple[dict, dict[str, str]]:
+def layered(
+    name: str, overrides: Sequence[str] = (), synthetic: bool = False, demo: bool = False
+) -> tuple[dict, dict[str, str]]:
     """The keys and values of a configuration, by name (`modelB`) or path, and where each comes from; not yet checked.
 
-    Laid over each other: the file, with `demo` configs/demo.yaml and what the file says below `demo:`, then the overrides.
-    The run's name is the file's, with `-demo` appended for synthetic data, unless `name=` says otherwise.
+    Laid over each other: the file, with `demo` configs/demo.yaml and what the file says below `demo:`, then the
+    overrides. The run's name is the file's, with `-demo` appended for synthetic data, unless `name=` says otherwise.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else ROOT / "configs" / f"{name}.yaml"
     if not path.is_file():
@@ -180,7 +196,8 @@ def read_yaml(path: Path) -> dict:
 
 
 def checked(kind: type[Config], values: dict, origin: dict[str, str]) -> Config:
-    """The configuration of that class. Raises UserError for an unknown, missing or wrong key, naming where it stands."""
+    """The configuration of that class. Raises UserError for an unknown, missing or wrong key, naming where it
+    stands."""
     try:
         return kind(**{str(key): value for key, value in values.items()})
     except ValidationError as error:
@@ -189,14 +206,28 @@ def checked(kind: type[Config], values: dict, origin: dict[str, str]) -> Config:
         where = origin.get(key, origin["name"])
         if first["type"] == "extra_forbidden":
             near = difflib.get_close_matches(key, kind.model_fields, 1)
-            raise UserError(f"{where}: unknown key {key}" + (f"; did you mean {near[0]}?" if near else "; the keys are listed in src/core/config.py and the task's file in src/tasks")) from error
+            raise UserError(
+                f"{where}: unknown key {key}"
+                + (
+                    f"; did you mean {near[0]}?"
+                    if near
+                    else "; the keys are listed in src/core/config.py and the task's file in src/tasks"
+                )
+            ) from error
         if first["type"] == "missing":
             raise UserError(f"{where}: the key {key} is missing") from error
-        reason = " or ".join(dict.fromkeys(fault["msg"].removeprefix("Value error, ") for fault in error.errors() if fault["loc"][0] == first["loc"][0]))
+        reason = " or ".join(
+            dict.fromkeys(
+                fault["msg"].removeprefix("Value error, ")
+                for fault in error.errors()
+                if fault["loc"][0] == first["loc"][0]
+            )
+        )
         raise UserError(f"{where}: {key} = {values[key]!r} will not do: {reason[0].lower()}{reason[1:]}") from error
 
 
 def differences(old: dict, new: dict) -> list[str]:
-    """The keys that would change what a run learned and predicted, as `lr (0.0001 → 5e-05)`; of `Config.meaning` both."""
+    """The keys that would change what a run learned and predicted, as `lr (0.0001 → 5e-05)`; of `Config.meaning`
+    both."""
     keys = [key for key in sorted(old.keys() | new.keys()) if key not in INDIFFERENT and old.get(key) != new.get(key)]
     return [f"{key} ({old.get(key)} → {new.get(key)})" for key in keys]

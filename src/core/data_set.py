@@ -25,7 +25,8 @@ class Layout:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set on disk: the folder of its CSV files, those files, the folder of its images, whether it is synthetic."""
+    """A data set on disk: the folder of its CSV files, those files, the folder of its images, whether it is
+    synthetic."""
 
     folder: Path
     tables: tuple[Path, ...]
@@ -66,7 +67,8 @@ class Table:
 
 @dataclass(frozen=True)
 class Tables:
-    """A data set's label side: the labelled table, and the ids without labels that are to be predicted, in their order."""
+    """A data set's label side: the labelled table, and the ids without labels that are to be predicted, in their
+    order."""
 
     labelled: Table
     unlabelled: np.ndarray

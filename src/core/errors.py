@@ -43,10 +43,14 @@ def command(main: Callable[[list[str]], None], argv: list[str] | None = None) ->
         return 1
     except OSError as error:
         if error.errno in FULL_DISK:
-            return _say(f"no space left while writing {error.filename or 'a file'}: free some and run the same command again", 2)
+            return _say(
+                f"no space left while writing {error.filename or 'a file'}: free some and run the same command again", 2
+            )
         if error.filename is None:
             raise
-        return _say(f"{error.filename}: {error.strerror}; if it is a place to write to, CXR_HOME=DIR chooses another", 2)
+        return _say(
+            f"{error.filename}: {error.strerror}; if it is a place to write to, CXR_HOME=DIR chooses another", 2
+        )
     return 0
 
 

@@ -8,7 +8,8 @@ import numpy as np
 
 
 class Example(NamedTuple):
-    """A row of a logits file, the column of the class to explain there, that class's probability, and why this image."""
+    """A row of a logits file, the column of the class to explain there, that class's probability, and why this
+    image."""
 
     row: int
     label: int

@@ -14,7 +14,9 @@ from pathlib import Path
 
 from core.errors import FULL_DISK, UserError
 
-SYNTHETIC = "SYNTHETIC DATA: these figures say nothing about real radiographs"  # the first line of whatever rests on the demo set
+SYNTHETIC = (  # the first line of whatever rests on the demo set
+    "SYNTHETIC DATA: these figures say nothing about real radiographs"
+)
 
 
 ROOT = Path(__file__).resolve().parents[2]  # where configs/ lies
@@ -51,7 +53,9 @@ def atomic(path: Path) -> Iterator[Path]:
         os.replace(part, path)
     except OSError as error:
         if error.errno in FULL_DISK:
-            raise UserError(f"no space left while writing {shown(path)}: free some and run the same command again") from error
+            raise UserError(
+                f"no space left while writing {shown(path)}: free some and run the same command again"
+            ) from error
         raise
     finally:
         part.unlink(missing_ok=True)
@@ -79,9 +83,12 @@ def read_json(path: Path) -> dict:
 
 
 def write_rows(path: Path, rows: Sequence[dict]) -> None:
-    """A CSV file whose header are the keys of all rows, in the order in which they are met; what a row lacks stays empty."""
+    """A CSV file whose header are the keys of all rows, in the order in which they are met; what a row lacks stays
+    empty."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer = csv.DictWriter(
+        text, fieldnames=list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n"
+    )
     writer.writeheader()
     writer.writerows(rows)
     write_bytes(path, text.getvalue().encode())

@@ -1,4 +1,5 @@
-"""How a labelled table is parted into training, validation and test: chosen once, kept in the run's folds.csv, checked whenever it is used."""
+"""How a labelled table is parted into training, validation and test: chosen once, kept in the run's folds.csv, checked
+whenever it is used."""
 
 import csv
 import io
@@ -29,7 +30,8 @@ def stratified(strata: np.ndarray, fraction: float, seed: int) -> np.ndarray:
 
 
 def by_patient(targets: np.ndarray, patients: np.ndarray, fractions: tuple[float, float], seed: int) -> np.ndarray:
-    """Part whole patients: str [N] of `training`, `validation` and `test`, the last two with these fractions of the patients.
+    """Part whole patients: str [N] of `training`, `validation` and `test`, the last two with these fractions of the
+    patients.
 
     targets [N, C], patients str [N]. A patient counts for every label that any of its images has, and labels are spread
     over the parts by iterative stratification (Sechidis et al. 2011), the rarest first.
@@ -37,7 +39,10 @@ def by_patient(targets: np.ndarray, patients: np.ndarray, fractions: tuple[float
     try:
         from iterstrat.ml_stratifiers import IterativeStratification  # loads scikit-learn
     except ImportError as error:  # a Kaggle session brings its own packages
-        raise UserError("the split by patient needs the package iterative-stratification: pip install it, or give the folds.csv of another run with split=FILE") from error
+        raise UserError(
+            "the split by patient needs the package iterative-stratification: pip install it, or give the folds.csv of"
+            " another run with split=FILE"
+        ) from error
 
     names, number = np.unique(patients, return_inverse=True)
     labels = np.zeros((len(names), targets.shape[1]), bool)
@@ -58,10 +63,11 @@ def parts(strata: np.ndarray, number: int, seed: int) -> np.ndarray:
 
 
 def chosen(run: Run, table: Table, task: Task) -> np.ndarray:
-    """The part of every labelled row, str [N]: that of the run's folds.csv, of the file that `split` names, or chosen now.
+    """The part of every labelled row, str [N]: that of the run's folds.csv, of the file that `split` names, or chosen
+    now.
 
-    Raises UserError for a split that is not the one the run was trained with, that parts a patient, or that leaves a part
-    nothing to be judged by.
+    Raises UserError for a split that is not the one the run was trained with, that parts a patient, or that leaves a
+    part nothing to be judged by.
     """
     if run.begun and (run / "folds.csv").is_file():
         return _parts_of(of_run(run.folder, run.about), table, task.parts, run / "folds.csv")
@@ -93,16 +99,19 @@ def _check(found: np.ndarray, table: Table, task: Task, given: Path | None) -> N
         if not len(targets):
             units = f"{len(table.ids)} images"
             units += f" of {len(np.unique(patients))} patients" if patients is not None else ""
-            raise UserError(f"{units} with val_fraction = {task.config.val_fraction} leave none for {part}: use more images")
+            raise UserError(
+                f"{units} with val_fraction = {task.config.val_fraction} leave none for {part}: use more images"
+            )
         if not ((targets == 1).any(axis=0) & (targets == 0).any(axis=0)).any():
             raise UserError(
-                f"the {part} part ({len(targets)} images) has no label with both positives and negatives, so nothing can be "
-                "learned or measured there: use more images, or other labels"
+                f"the {part} part ({len(targets)} images) has no label with both positives and negatives, so nothing"
+                " can be learned or measured there: use more images, or other labels"
             )
 
 
 def read(path: Path) -> dict[str, dict[str, str]]:
-    """A CSV of `id` and `part`, as folds.csv: its rows by id. Raises UserError for a missing, damaged or contradictory one."""
+    """A CSV of `id` and `part`, as folds.csv: its rows by id. Raises UserError for a missing, damaged or contradictory
+    one."""
     try:
         reader = csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""))
         rows = list(reader)
@@ -112,7 +121,10 @@ def read(path: Path) -> dict[str, dict[str, str]]:
         raise UserError(f"{shown(path)} is not a readable CSV file ({error})") from error
     missing = [name for name in ("id", "part") if name not in (reader.fieldnames or [])]
     if missing:
-        raise UserError(f"{shown(path)} lacks the column {some(missing)}: wanted are the id and part of every labelled image, as in the folds.csv of a run")
+        raise UserError(
+            f"{shown(path)} lacks the column {some(missing)}: wanted are the id and part of every labelled image, as in"
+            " the folds.csv of a run"
+        )
     ids, times = np.unique([row["id"] for row in rows], return_counts=True)
     if (times > 1).any():
         raise UserError(f"{shown(path)}: {(times > 1).sum()} ids stand there more than once: {some(ids[times > 1])}")
@@ -120,13 +132,16 @@ def read(path: Path) -> dict[str, dict[str, str]]:
 
 
 def of_run(folder: Path, about: dict) -> dict[str, dict[str, str]]:
-    """The rows of a run's folds.csv by id: the part, and for some tasks the patient and what subgroups are made of. Raises
-    UserError when it is not the very file that the run was trained with."""
+    """The rows of a run's folds.csv by id: the part, and for some tasks the patient and what subgroups are made of.
+    Raises UserError when it is not the very file that the run was trained with."""
     path = folder / "folds.csv"
     if not path.is_file():
         raise UserError(f"{shown(path)} is gone: run the command that began the run once more, which writes it again")
     if digest(path.read_bytes()) != about.get("split"):
-        raise UserError(f"{shown(path)} is not the split that this run was trained with: put it back, or delete {shown(folder)} and train again")
+        raise UserError(
+            f"{shown(path)} is not the split that this run was trained with: put it back, or delete {shown(folder)} and"
+            " train again"
+        )
     return read(path)
 
 
@@ -146,7 +161,10 @@ def keep(run: Run, table: Table, parts: np.ndarray) -> None:
 def _parts_of(rows: dict[str, dict[str, str]], table: Table, allowed: Sequence[str], path: Path) -> np.ndarray:
     lacking = [name for name in table.ids.tolist() if name not in rows]
     if lacking:
-        raise UserError(f"{shown(path)} lacks {len(lacking)} of the {len(table.ids)} labelled images: {some(lacking)}; it must give a part for the id of every image")
+        raise UserError(
+            f"{shown(path)} lacks {len(lacking)} of the {len(table.ids)} labelled images: {some(lacking)}; it must give"
+            " a part for the id of every image"
+        )
     found = np.array([rows[name]["part"] for name in table.ids.tolist()])
     odd = sorted({str(part) for part in found.tolist()} - set(allowed))
     if odd:
@@ -155,7 +173,10 @@ def _parts_of(rows: dict[str, dict[str, str]], table: Table, allowed: Sequence[s
 
 
 def to_predict(run: Run, labelled: Table, unlabelled: np.ndarray, task: Task) -> Table:
-    """What a run predicts: the labelled rows of its test part, then the images without labels, whose targets are NaN."""
+    """What a run predicts: the labelled rows of its test part, then the images without labels, whose targets are
+    NaN."""
     test = labelled.take(_parts_of(of_run(run.folder, run.about), labelled, task.parts, run / "folds.csv") == "test")
     unknown = np.full((len(unlabelled), len(labelled.classes)), np.nan, np.float32)
-    return Table(np.array([*test.ids.tolist(), *unlabelled.tolist()]), labelled.classes, np.concatenate([test.targets, unknown]))
+    return Table(
+        np.array([*test.ids.tolist(), *unlabelled.tolist()]), labelled.classes, np.concatenate([test.targets, unknown])
+    )

@@ -1,4 +1,5 @@
-"""The logits file: what a network said of some images, and what is needed to decide by it; and whether several belong together."""
+"""The logits file: what a network said of some images, and what is needed to decide by it; and whether several belong
+together."""
 
 import io
 import zipfile
@@ -49,26 +50,56 @@ def read_logits(path: Path) -> Logits:
             if missing:
                 raise UserError(f"{where} lacks {some(missing)}: it is no logits file of this kit")
             found = {field.name: archive[field.name] for field in fields(Logits)}
-        for name, kinds in {"ids": "U", "classes": "U", "logits": "fiu", "targets": "fiu", "counts": "fiu", "prior": "fiu", "rows": "iu"}.items():
+        for name, kinds in {
+            "ids": "U",
+            "classes": "U",
+            "logits": "fiu",
+            "targets": "fiu",
+            "counts": "fiu",
+            "prior": "fiu",
+            "rows": "iu",
+        }.items():
             if found[name].dtype.kind not in kinds:
-                raise UserError(f"{where}: {name} are {found[name].dtype}, where {'text is' if kinds == 'U' else 'numbers are'} wanted")
+                raise UserError(
+                    f"{where}: {name} are {found[name].dtype}, where {'text is' if kinds == 'U' else 'numbers are'}"
+                    " wanted"
+                )
         with np.errstate(over="ignore"):
-            content = Logits(**{**found, "rows": int(found["rows"]), "logits": np.float32(found["logits"]), "targets": np.float32(found["targets"])})
+            content = Logits(
+                **{
+                    **found,
+                    "rows": int(found["rows"]),
+                    "logits": np.float32(found["logits"]),
+                    "targets": np.float32(found["targets"]),
+                }
+            )
     except OSError as error:
         raise UserError(f"{where} cannot be read ({error.strerror or error})") from error
     except (ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise UserError(f"{where} is truncated or no .npz file of this kit: make it again") from error
     rows, classes = content.ids.shape[:1], content.classes.shape[:1]
-    wanted = {"ids": rows, "classes": classes, "logits": content.logits.shape[:1] + rows + classes, "targets": rows + classes, "counts": classes, "prior": classes}
+    wanted = {
+        "ids": rows,
+        "classes": classes,
+        "logits": content.logits.shape[:1] + rows + classes,
+        "targets": rows + classes,
+        "counts": classes,
+        "prior": classes,
+    }
     for name, shape in wanted.items():
         if getattr(content, name).shape != shape:
-            raise UserError(f"{where}: {name} has shape {getattr(content, name).shape} where its ids and classes ask for {shape}")
+            raise UserError(
+                f"{where}: {name} has shape {getattr(content, name).shape} where its ids and classes ask for {shape}"
+            )
     if not content.logits.size:
         raise UserError(f"{where} holds no rows")
     for name, names in (("ids", content.ids), ("classes", content.classes)):
         found, times = np.unique(names, return_counts=True)
         if (times > 1).any() or (found == "").any():
-            raise UserError(f"{where}: {name} must be different names; twice or empty: {some(repr(str(one)) for one in found[(times > 1) | (found == '')])}")
+            raise UserError(
+                f"{where}: {name} must be different names; twice or empty:"
+                f" {some(repr(str(one)) for one in found[(times > 1) | (found == '')])}"
+            )
     if (content.classes == "id").any():
         raise UserError(f"{where}: a class cannot be called id, which is the submission's first column")
     for name in ("counts", "prior", "rows"):
@@ -79,7 +110,10 @@ def read_logits(path: Path) -> Logits:
         raise UserError(f"{where}: no class has both training images (counts) and a training prior (prior)")
     bad = ~(np.abs(content.logits) < 1e6).all(axis=(0, 2))
     if bad.any():
-        raise UserError(f"{where} has logits that are NaN, infinite or beyond a million, in {bad.sum()} rows: {some(content.ids[bad])}")
+        raise UserError(
+            f"{where} has logits that are NaN, infinite or beyond a million, in {bad.sum()} rows:"
+            f" {some(content.ids[bad])}"
+        )
     return content
 
 
@@ -88,18 +122,28 @@ def same_classes(lists: Sequence[list[str]], what: str) -> None:
     for classes in lists[1:]:
         if classes != lists[0]:
             odd = sorted(set(classes) ^ set(lists[0]))
-            raise UserError(f"{what} are for other classes: {some(odd)} in only one of them" if odd else f"{what} have their classes in different orders")
+            raise UserError(
+                f"{what} are for other classes: {some(odd)} in only one of them"
+                if odd
+                else f"{what} have their classes in different orders"
+            )
 
 
 def same_images(contents: Sequence[Logits]) -> None:
     """Raises UserError unless all hold the images of the first, in its order."""
     for content in contents[1:]:
         if not np.array_equal(content.ids, contents[0].ids):
-            raise UserError("the logits files hold different images, or in different orders: all must be of the same test set")
+            raise UserError(
+                "the logits files hold different images, or in different orders: all must be of the same test set"
+            )
 
 
 def different_images(contents: Sequence[Logits]) -> None:
-    """Raises UserError for an image that is in more than one of the files, which are the folds of a cross-validation."""
+    """Raises UserError for an image that is in more than one of the files, which are the folds of a
+    cross-validation."""
     names, times = np.unique(np.concatenate([content.ids for content in contents]), return_counts=True)
     if (times > 1).any():
-        raise UserError(f"{(times > 1).sum()} ids stand more than once in the validation files, whose rows must be different images: {some(names[times > 1])}")
+        raise UserError(
+            f"{(times > 1).sum()} ids stand more than once in the validation files, whose rows must be different"
+            f" images: {some(names[times > 1])}"
+        )

@@ -1,12 +1,13 @@
 """Corrections of class imbalance, and the class prior that a network learns under them.
 
-A correction of single-label classes has an exponent e and lets the network learn as if class c were frequent in proportion to n_c^(1 − e):
-`sampler` draws an image of class c with weight n_c^−e, `loss_weights` weighs its loss so, `logit_adjustment` adds e·log π to
-the logits within the loss (Menon et al. 2021, equation 10). That prior travels with the logits, and a decision undoes it.
+A correction of single-label classes has an exponent e and lets the network learn as if class c were frequent in
+proportion to n_c^(1 − e): `sampler` draws an image of class c with weight n_c^−e, `loss_weights` weighs its loss so,
+`logit_adjustment` adds e·log π to the logits within the loss (Menon et al. 2021, equation 10). That prior travels with
+the logits, and a decision undoes it.
 
-Where an image has several labels, `oversampling` has a prevalence for its number: images with a label rarer than that are drawn
-more often. A weighted loss leaves each label's optimum where it is, so the prevalence that the network learns is that of the
-drawn images.
+Where an image has several labels, `oversampling` has a prevalence for its number: images with a label rarer than that
+are drawn more often. A weighted loss leaves each label's optimum where it is, so the prevalence that the network learns
+is that of the drawn images.
 """
 
 import numpy as np
@@ -31,8 +32,8 @@ def log_offset(counts: np.ndarray, exponent: float) -> np.ndarray:
 def repeat_factors(targets: np.ndarray, threshold: float) -> np.ndarray:
     """How often to draw every image of multi-hot targets [N, C], relative to one without rare labels: float [N].
 
-    max over its labels of max(1, sqrt(threshold / prevalence)) (repeat-factor sampling, Gupta et al. 2019): labels that are more
-    frequent than `threshold` are never repeated, and one of a quarter of it only twice.
+    max over its labels of max(1, sqrt(threshold / prevalence)) (repeat-factor sampling, Gupta et al. 2019): labels that
+    are more frequent than `threshold` are never repeated, and one of a quarter of it only twice.
     """
     positive = targets == 1
     prevalence = positive.mean(axis=0)
@@ -41,6 +42,7 @@ def repeat_factors(targets: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def prevalence(targets: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    """The share of drawn images that have each label, float [C], where image n is drawn with weight w_n; NaN targets do not count."""
+    """The share of drawn images that have each label, float [C], where image n is drawn with weight w_n; NaN targets do
+    not count."""
     drawn = np.where(np.isnan(targets), 0, (np.ones(len(targets)) if weights is None else weights)[:, None])
     return (drawn * np.nan_to_num(targets)).sum(axis=0) / np.maximum(drawn.sum(axis=0), 1e-30)

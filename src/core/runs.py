@@ -66,7 +66,9 @@ class Run:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"another process is at work on {shown(self.folder)}: wait for it, or give this run another name=") from error
+            raise UserError(
+                f"another process is at work on {shown(self.folder)}: wait for it, or give this run another name="
+            ) from error
 
 
 def read_run(folder: Path) -> dict:
@@ -76,9 +78,13 @@ def read_run(folder: Path) -> dict:
         raise UserError(f"{shown(folder)} is no run folder: it has no run.json (a run is made by ./run.sh CONFIG)")
     about = read_json(folder / "run.json")
     missing = [key for key in ("config", "data", "classes", "counts", "rows", "prior", "state") if key not in about]
-    missing = missing or [key for key, kind in (("config", dict), ("data", str), ("classes", list)) if not isinstance(about[key], kind)]
+    missing = missing or [
+        key for key, kind in (("config", dict), ("data", str), ("classes", list)) if not isinstance(about[key], kind)
+    ]
     if missing:
-        raise UserError(f"{shown(folder / 'run.json')} lacks {some(missing)}: delete {shown(folder)} and make the run again")
+        raise UserError(
+            f"{shown(folder / 'run.json')} lacks {some(missing)}: delete {shown(folder)} and make the run again"
+        )
     return about
 
 
@@ -94,7 +100,9 @@ def commit() -> str | None:
     git = ["git", "-C", str(ROOT)]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
     return head + ("+" if changed else "")

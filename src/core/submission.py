@@ -18,13 +18,26 @@ def one_answer(cells: Sequence[str]) -> str:
 
 def all_probabilities(cells: Sequence[str]) -> str:
     """What is wrong with a row of a multi-label submission, or nothing."""
-    return "" if all(re.fullmatch(r"[01]\.\d{6}", cell) and float(cell) <= 1 for cell in cells) else "not all probabilities from 0 to 1"
+    return (
+        ""
+        if all(re.fullmatch(r"[01]\.\d{6}", cell) and float(cell) <= 1 for cell in cells)
+        else "not all probabilities from 0 to 1"
+    )
 
 
-def write(path: Path, ids: Sequence[str], classes: Sequence[str], answers: np.ndarray, test_ids: Sequence[str], fault: Callable[[Sequence[str]], str] = one_answer) -> None:
-    """Write a row of answers [N, C] for every id, in the order of `test_ids`, after reading the file back and checking it.
+def write(
+    path: Path,
+    ids: Sequence[str],
+    classes: Sequence[str],
+    answers: np.ndarray,
+    test_ids: Sequence[str],
+    fault: Callable[[Sequence[str]], str] = one_answer,
+) -> None:
+    """Write a row of answers [N, C] for every id, in the order of `test_ids`, after reading the file back and checking
+    it.
 
-    Integers are written as they are, other numbers with six decimals. `fault` says what is wrong with the cells of a row.
+    Integers are written as they are, other numbers with six decimals. `fault` says what is wrong with the cells of a
+    row.
     """
     answers = np.asarray(answers)
     cells = answers.astype(str) if answers.dtype.kind in "iu" else np.char.mod("%.6f", answers)
@@ -35,7 +48,13 @@ def write(path: Path, ids: Sequence[str], classes: Sequence[str], answers: np.nd
         validate(part, test_ids, classes, path.name, fault)
 
 
-def validate(path: Path, test_ids: Sequence[str], classes: Sequence[str], name: str | None = None, fault: Callable[[Sequence[str]], str] = one_answer) -> None:
+def validate(
+    path: Path,
+    test_ids: Sequence[str],
+    classes: Sequence[str],
+    name: str | None = None,
+    fault: Callable[[Sequence[str]], str] = one_answer,
+) -> None:
     """Check header, ids in order, and the cells of every row. Raises UserError with the first fault.
 
     `name` is what the fault calls the file.
@@ -44,12 +63,18 @@ def validate(path: Path, test_ids: Sequence[str], classes: Sequence[str], name: 
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
     if not rows or rows[0] != ["id", *classes]:
-        raise UserError(f"the header of {name} is not id and the classes in their order: {some(rows[0] if rows else [])}")
+        raise UserError(
+            f"the header of {name} is not id and the classes in their order: {some(rows[0] if rows else [])}"
+        )
     if len(rows) - 1 != len(test_ids):
         raise UserError(f"{name} has {len(rows) - 1} rows where there are {len(test_ids)} test images")
     for number, (row, wanted) in enumerate(zip(rows[1:], test_ids, strict=True), start=2):
         if row[0] != wanted:
             raise UserError(f"{name}, line {number}: id {row[0]} where {wanted} is wanted")
-        wrong = fault(row[1:]) if len(row) == len(classes) + 1 else f"{len(row)} cells where the header has {len(classes) + 1}"
+        wrong = (
+            fault(row[1:])
+            if len(row) == len(classes) + 1
+            else f"{len(row)} cells where the header has {len(classes) + 1}"
+        )
         if wrong:
             raise UserError(f"{name}, line {number}: {wrong}")

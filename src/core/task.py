@@ -1,7 +1,7 @@
 """The seam: what the loop, the data path and the verbs know of a task. Nothing asks which one it is.
 
-A `Problem` is a kind of problem, from logits to answers and figures; tasks/single_label.py and tasks/multi_label.py are two.
-A `Task` is a problem on a data set; tasks/competition.py, tasks/padchest.py and tasks/nih14.py are three.
+A `Problem` is a kind of problem, from logits to answers and figures; tasks/single_label.py and tasks/multi_label.py are
+two. A `Task` is a problem on a data set; tasks/competition.py, tasks/padchest.py and tasks/nih14.py are three.
 """
 
 import re
@@ -20,7 +20,8 @@ Rows = Mapping[str, Mapping[str, str]]  # id → its row of folds.csv
 
 
 class Evidence(NamedTuple):
-    """What a run's figures are made of: its validation logits, its test logits where their labels are known, its calibration, its rule."""
+    """What a run's figures are made of: its validation logits, its test logits where their labels are known, its
+    calibration, its rule."""
 
     val: Logits
     test: Logits | None
@@ -47,7 +48,8 @@ class Problem(ABC):
 
     @abstractmethod
     def metrics(self, targets: np.ndarray, logits: np.ndarray, counts: np.ndarray) -> dict[str, float]:
-        """The figures of an epoch, from the logits [N, C] of the unchanged images; counts int [C] of the training part."""
+        """The figures of an epoch, from the logits [N, C] of the unchanged images; counts int [C] of the training
+        part."""
 
     # ---- deciding
     @abstractmethod
@@ -55,7 +57,9 @@ class Problem(ABC):
         """Validation logits, one file a network, to what calibration.json holds; a given temperature is kept."""
 
     @abstractmethod
-    def decide(self, tests: Sequence[Logits], calibration: dict, rule: str, counts: np.ndarray | None = None) -> np.ndarray:
+    def decide(
+        self, tests: Sequence[Logits], calibration: dict, rule: str, counts: np.ndarray | None = None
+    ) -> np.ndarray:
         """Test logits, one file a network, to answers [N, C]; `counts` replaces the natural class counts."""
 
     @abstractmethod
@@ -101,7 +105,8 @@ class Problem(ABC):
 
     @abstractmethod
     def examples(self, found: Evidence, labels: Sequence[int], number: int) -> tuple[Logits, list[Example]]:
-        """Images worth explaining: the logits file whose rows they are, and at most `number` of them, of the columns `labels`.
+        """Images worth explaining: the logits file whose rows they are, and at most `number` of them, of the columns
+        `labels`.
 
         Raises UserError where there is none.
         """

@@ -5,8 +5,8 @@ import io
 from pathlib import Path
 
 import numpy as np
-from core.data_set import Table, Tables, check_ids
 
+from core.data_set import Table, Tables, check_ids
 from core.errors import UserError, some
 from core.files import shown
 
@@ -33,10 +33,14 @@ def read_one_hot(path: Path) -> Table:
     strange = ~ones & ~np.isin(values, ("0", "0.0"))
     if strange.any():
         row, column = np.argwhere(strange)[0]
-        raise UserError(f"{shown(path)}, row {row + 1}, column {classes[column]}: {str(values[row, column])!r} is neither 0 nor 1")
+        raise UserError(
+            f"{shown(path)}, row {row + 1}, column {classes[column]}: {str(values[row, column])!r} is neither 0 nor 1"
+        )
     for wrong, what in ((ones.sum(axis=1) == 0, "no 1"), (ones.sum(axis=1) > 1, "several 1s")):
         if wrong.any():
-            raise UserError(f"{shown(path)}: {wrong.sum()} rows have {what} where exactly one is wanted: {some(ids[wrong])}")
+            raise UserError(
+                f"{shown(path)}: {wrong.sum()} rows have {what} where exactly one is wanted: {some(ids[wrong])}"
+            )
     return Table(ids, classes, ones.astype(np.float32))
 
 
@@ -45,7 +49,10 @@ def aligned(table: Table, ids: np.ndarray, classes: list[str], what: str) -> np.
 
     `what` names the two in the error, as `a.csv and b.csv`.
     """
-    for kind, ours, theirs in (("class columns", table.classes, classes), ("ids", table.ids.tolist(), np.asarray(ids).tolist())):
+    for kind, ours, theirs in (
+        ("class columns", table.classes, classes),
+        ("ids", table.ids.tolist(), np.asarray(ids).tolist()),
+    ):
         odd = sorted(set(ours) ^ set(theirs))
         if odd:
             raise UserError(f"{what} have different {kind}: {some(odd)} in only one of them")
@@ -59,7 +66,8 @@ def read_ids(path: Path) -> np.ndarray:
 
 
 def read_counts(path: Path, classes: list[str]) -> np.ndarray:
-    """A CSV with the columns `class` and `count`, one row for each of `classes` in any order: float [C] in their order."""
+    """A CSV with the columns `class` and `count`, one row for each of `classes` in any order: float [C] in their
+    order."""
     try:
         rows = list(csv.DictReader(io.StringIO(Path(path).read_bytes().decode("utf-8-sig"), newline="")))
         found = {row["class"]: float(row["count"]) for row in rows}
@@ -69,7 +77,10 @@ def read_counts(path: Path, classes: list[str]) -> np.ndarray:
         raise UserError(f"{shown(path)} is no CSV with the columns class and count, a number in every row") from error
     odd = sorted(set(classes) ^ set(found))
     if odd or len(rows) != len(classes):
-        raise UserError(f"{shown(path)} must name every class of the logits once; missing, unknown or twice: {some(odd or [row['class'] for row in rows])}")
+        raise UserError(
+            f"{shown(path)} must name every class of the logits once; missing, unknown or twice:"
+            f" {some(odd or [row['class'] for row in rows])}"
+        )
     counts = np.array([found[name] for name in classes])
     if not (np.isin(counts, 0) | ((counts >= 1e-6) & (counts <= 1e12))).all() or not counts.any():
         raise UserError(f"{shown(path)}: counts must be 0 or numbers from 1e-6 to 1e12, and not all 0")
@@ -79,7 +90,9 @@ def read_counts(path: Path, classes: list[str]) -> np.ndarray:
 def _read(path: Path) -> tuple[list[str], np.ndarray, list[list[str]]]:
     """Header, ids and all rows of a CSV, checked for what every table needs."""
     try:
-        header, *rows = [row for row in csv.reader(io.StringIO(Path(path).read_bytes().decode("utf-8-sig"), newline="")) if row]
+        header, *rows = [
+            row for row in csv.reader(io.StringIO(Path(path).read_bytes().decode("utf-8-sig"), newline="")) if row
+        ]
     except OSError as error:
         raise UserError(f"{shown(path)} cannot be read ({error.strerror})") from error
     except (ValueError, csv.Error) as error:  # undecodable, without a line, or with a field that never ends

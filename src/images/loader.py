@@ -1,6 +1,7 @@
 """From a packed array to batches: the data set that reads it, and the order of an epoch.
 
-Workers read single-channel rows and send uint8; normalisation and the three channels come on the device (net.model.Net).
+Workers read single-channel rows and send uint8; normalisation and the three channels come on the device
+(net.model.Net).
 """
 
 from collections.abc import Iterator
@@ -37,7 +38,9 @@ class Order(Sampler):
         return self.length
 
     def __iter__(self) -> Iterator[Draw]:
-        generator = torch.Generator().manual_seed(int(np.random.SeedSequence((self.seed, self.epoch)).generate_state(1)[0]))
+        generator = torch.Generator().manual_seed(
+            int(np.random.SeedSequence((self.seed, self.epoch)).generate_state(1)[0])
+        )
         order = range(self.length)
         if self.weights is not None:
             order = WeightedRandomSampler(self.weights, self.length, generator=generator)
@@ -88,5 +91,7 @@ def batched(images: Images, order: Order, batch: int, workers: int, pin: bool, d
         pin_memory=pin,
         drop_last=drop_last,
         persistent_workers=workers > 0,
-        generator=torch.Generator().manual_seed(0),  # or every pass would draw from the global generator that dropout uses
+        generator=torch.Generator().manual_seed(
+            0
+        ),  # or every pass would draw from the global generator that dropout uses
     )

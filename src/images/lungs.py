@@ -47,17 +47,23 @@ class Box(NamedTuple):
     def cut(self, image: np.ndarray) -> np.ndarray:
         """That part of `image` [H, W], outwards to whole pixels, as a view."""
         height, width = image.shape
-        return image[math.floor(self.top * height) : math.ceil(self.bottom * height), math.floor(self.left * width) : math.ceil(self.right * width)]
+        return image[
+            math.floor(self.top * height) : math.ceil(self.bottom * height),
+            math.floor(self.left * width) : math.ceil(self.right * width),
+        ]
 
 
 def lung_box(mask: np.ndarray) -> Box | None:
     """The square to crop to, from a lung mask, bool [H, W]; None: keep the whole image.
 
-    As in the thesis (Methods, lung cropping): in the 512×512 frame, whatever the aspect ratio, the smallest square around all
-    positive pixels, with a margin of 3 % of its side at every edge, used if its area exceeds 50,000 pixels. What the thesis leaves
-    open: the square is centred on the bounding box, and moved back where it leaves the frame; one larger than the frame is the frame.
+    As in the thesis (Methods, lung cropping): in the 512×512 frame, whatever the aspect ratio, the smallest square
+    around all positive pixels, with a margin of 3 % of its side at every edge, used if its area exceeds 50,000 pixels.
+    What the thesis leaves open: the square is centred on the bounding box, and moved back where it leaves the frame;
+    one larger than the frame is the frame.
     """
-    rows, columns = ((2 * np.arange(SIDE) + 1) * size // (2 * SIDE) for size in mask.shape)  # nearest neighbour, by pixel centres
+    rows, columns = (
+        (2 * np.arange(SIDE) + 1) * size // (2 * SIDE) for size in mask.shape
+    )  # nearest neighbour, by pixel centres
     frame = mask[np.ix_(rows, columns)]
     if not frame.any():
         return None
@@ -72,8 +78,8 @@ def lung_box(mask: np.ndarray) -> Box | None:
 class Cropper:
     """An image uint8 [H, W] and its file name to the cropped image uint8 [h, w]; may be called from several threads.
 
-    `key` names everything that the result depends on. Of the images so far, `used` were cropped, `rejected` have a mask that
-    is empty or gives too small a crop, `without` have none; the latter two stay whole.
+    `key` names everything that the result depends on. Of the images so far, `used` were cropped, `rejected` have a mask
+    that is empty or gives too small a crop, `without` have none; the latter two stay whole.
     """
 
     key: str
@@ -109,20 +115,30 @@ class Whole(Cropper):
 
 
 class Masks(Cropper):
-    """crop=masks: masks that lie in a folder as `<stem of the image's name>.png`, of any size; every value above 0 is lung.
+    """crop=masks: masks that lie in a folder as `<stem of the image's name>.png`, of any size; every value above 0 is
+    lung.
 
-    Raises UserError for a folder that is missing or without masks (of any image in `names`, when they are given) and, when called, for a mask that cannot be read.
+    Raises UserError for a folder that is missing or without masks (of any image in `names`, when they are given) and,
+    when called, for a mask that cannot be read.
     """
 
     def __init__(self, folder: Path, names: Iterable[str] | None = None):
         super().__init__()
         if not folder.is_dir():
-            raise UserError(f"masks = {shown(folder)}: there is no such folder; name the one that holds the lung masks, or set crop=none")
+            raise UserError(
+                f"masks = {shown(folder)}: there is no such folder; name the one that holds the lung masks, or set"
+                " crop=none"
+            )
         self.files = {path.stem: path for path in sorted(folder.glob("*.png"))}
         if not self.files:
-            raise UserError(f"masks = {shown(folder)}: there are no .png files; a lung mask is called <stem of its image>.png")
+            raise UserError(
+                f"masks = {shown(folder)}: there are no .png files; a lung mask is called <stem of its image>.png"
+            )
         if names is not None and not any(Path(name).stem in self.files for name in names):
-            raise UserError(f"masks = {shown(folder)}: none of its {len(self.files)} .png files is called after an image; a lung mask is called <stem of its image>.png")
+            raise UserError(
+                f"masks = {shown(folder)}: none of its {len(self.files)} .png files is called after an image; a lung"
+                " mask is called <stem of its image>.png"
+            )
         stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in self.files.values()]
         self.key = f"masks {RULE} {digest(json.dumps([str(folder.resolve()), stamps]).encode())}"
 
@@ -135,15 +151,23 @@ class Masks(Cropper):
                 deep = found.mode.startswith(("I", "F"))  # more than 8 bits, which a conversion to grey would cut off
                 return np.asarray(found if deep else found.convert("L")) > 0
         except Exception as error:  # Pillow raises many kinds for a broken file
-            reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else getattr(error, "strerror", None) or error
-            raise UserError(f"its lung mask {shown(path)} cannot be read ({reason}): make it again, or delete it to leave the image whole") from error
+            reason = (
+                "not an image"
+                if isinstance(error, Image.UnidentifiedImageError)
+                else getattr(error, "strerror", None) or error
+            )
+            raise UserError(
+                f"its lung mask {shown(path)} cannot be read ({reason}): make it again, or delete it to leave the image"
+                " whole"
+            ) from error
 
 
 class Lungs(Cropper):
-    """crop=lungs: masks by the PSPNet of torchxrayvision (Lian et al. 2021, doi:10.48550/arxiv.2104.10326), its targets Left Lung and Right Lung.
+    """crop=lungs: masks by the PSPNet of torchxrayvision (Lian et al. 2021, doi:10.48550/arxiv.2104.10326), its targets
+    Left Lung and Right Lung.
 
-    `ready` looks for the weights in `folder`, then in torchxrayvision's own cache, else downloads them into the latter, and
-    raises UserError when there are none or they do not fit. One image at a time, whatever the number of threads.
+    `ready` looks for the weights in `folder`, then in torchxrayvision's own cache, else downloads them into the latter,
+    and raises UserError when there are none or they do not fit. One image at a time, whatever the number of threads.
     """
 
     # Not the device, whose rounding moves single pixels: images packed on a GPU stay good without it.
@@ -161,13 +185,27 @@ class Lungs(Cropper):
             with redirect_stdout(io.StringIO()):  # it prints that the loading failed, and raises too
                 network = xrv.baseline_models.chestx_det.PSPNet(cache_dir=str(path.parent))
         except Exception as error:  # pickle, zip and operating system errors, and those of tensors that do not fit
-            raise _unusable(f"in {shown(path.parent)} cannot be loaded ({_reason(error)}), so the file is damaged or another network's", self.folder) from error
+            raise _unusable(
+                f"in {shown(path.parent)} cannot be loaded ({_reason(error)}), so the file is damaged or another"
+                " network's",
+                self.folder,
+            ) from error
         xrv.utils.warning_log["norm_check"] = True  # it takes a dark first image for a badly normalised one
-        warnings.filterwarnings("ignore", message="`nn.functional.upsample` is deprecated")  # by it, on every first call
+        warnings.filterwarnings(
+            "ignore", message="`nn.functional.upsample` is deprecated"
+        )  # by it, on every first call
         self.network = network.eval().to(self.device)
         self.targets = [network.targets.index(name) for name in ("Left Lung", "Right Lung")]
         self.worker = ThreadPoolExecutor(1)  # each thread that called it would keep threads of its own for it
-        print(f"lung crop: by PSPNet on {self.device.type}" + ("; without a GPU that takes seconds an image, once (crop=none leaves images whole)" if self.device.type == "cpu" else ""), flush=True)
+        print(
+            f"lung crop: by PSPNet on {self.device.type}"
+            + (
+                "; without a GPU that takes seconds an image, once (crop=none leaves images whole)"
+                if self.device.type == "cpu"
+                else ""
+            ),
+            flush=True,
+        )
 
     def mask(self, image: np.ndarray, name: str) -> np.ndarray:
         return self.worker.submit(self._mask, image).result()
@@ -176,7 +214,9 @@ class Lungs(Cropper):
     def _mask(self, image: np.ndarray) -> np.ndarray:
         shrinks = min(image.shape) >= SIDE
         square = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-        pixels = torch.from_numpy(np.float32(square) / 255 * 2048 - 1024)[None, None]  # torchxrayvision's range, [-1024, 1024]
+        pixels = torch.from_numpy(np.float32(square) / 255 * 2048 - 1024)[
+            None, None
+        ]  # torchxrayvision's range, [-1024, 1024]
         logits = self.network(pixels.to(self.device))[0, self.targets]
         return (logits > 0).any(dim=0).cpu().numpy()  # sigmoid > 0.5
 
@@ -190,8 +230,8 @@ def check(kind: str, masks: str) -> None:
 
 
 def build(kind: str, masks: str, weights: Path, device: torch.device, names: Iterable[str] | None = None) -> Cropper:
-    """The cropper of a configuration: crop = none, lungs or masks. `masks` is the folder of the last, `weights` where files of
-    weights lie, `names` the images, if one of them must have a mask."""
+    """The cropper of a configuration: crop = none, lungs or masks. `masks` is the folder of the last, `weights` where
+    files of weights lie, `names` the images, if one of them must have a mask."""
     if kind == "none":
         return Whole()
     if kind == "lungs":
@@ -207,7 +247,9 @@ def _weights(folder: Path, cache: Path, download) -> Path:
             return place / FILE
     try:
         try:
-            urllib.request.urlopen(urllib.request.Request(URL, method="HEAD"), timeout=WAIT).close()  # offline shows in seconds
+            urllib.request.urlopen(
+                urllib.request.Request(URL, method="HEAD"), timeout=WAIT
+            ).close()  # offline shows in seconds
         except urllib.error.HTTPError:
             pass  # an answer, too
         cache.mkdir(parents=True, exist_ok=True)
@@ -216,7 +258,9 @@ def _weights(folder: Path, cache: Path, download) -> Path:
             download(URL, os.path.join(part, FILE))
             os.replace(os.path.join(part, FILE), cache / FILE)
     except Exception as error:  # whatever a download may meet: each means that there are no weights
-        raise _unusable(f"are neither in {shown(folder)} nor in {shown(cache)} and cannot be downloaded ({_reason(error)})", folder) from error
+        raise _unusable(
+            f"are neither in {shown(folder)} nor in {shown(cache)} and cannot be downloaded ({_reason(error)})", folder
+        ) from error
     return cache / FILE
 
 

@@ -30,8 +30,8 @@ SETTLE = 4096  # images after which what was packed is made to stay
 
 
 class Crop(Protocol):
-    """Cuts a decoded image, uint8 [H, W] to uint8 [h, w]; `key` names everything that the cut depends on. `ready` is called once
-    before the first image, and not at all when every image is packed."""
+    """Cuts a decoded image, uint8 [H, W] to uint8 [h, w]; `key` names everything that the cut depends on. `ready` is
+    called once before the first image, and not at all when every image is packed."""
 
     key: str
 
@@ -42,7 +42,8 @@ class Crop(Protocol):
 
 @dataclass(frozen=True)
 class Pack:
-    """Packed images: `array` is a .npy file of uint8 [N, S, S]; row i is the image of `ids[i]` (sorted), `sums[i]` its CRC-32."""
+    """Packed images: `array` is a .npy file of uint8 [N, S, S]; row i is the image of `ids[i]` (sorted), `sums[i]` its
+    CRC-32."""
 
     array: Path
     ids: np.ndarray
@@ -59,10 +60,13 @@ class Pack:
         return digest(json.dumps([list(map(str, ids)), self.sums[self.rows(ids)].tolist()]).encode())
 
 
-def pack(images: Path, ids: Iterable[str], size: int, places: Mapping[str, str] | None = None, crop: Crop | None = None) -> tuple[Pack, dict[str, str]]:
+def pack(
+    images: Path, ids: Iterable[str], size: int, places: Mapping[str, str] | None = None, crop: Crop | None = None
+) -> tuple[Pack, dict[str, str]]:
     """Decode the images of `ids` to size × size, or reuse what an earlier call with the same arguments packed.
 
-    `places`: id → where the image lies below `images`, None: under its id. `crop` cuts every decoded image first. Returns the pack and, for every image that could not be read, the reason. Stopped half-way, the next call goes on:
+    `places`: id → where the image lies below `images`, None: under its id. `crop` cuts every decoded image first.
+    Returns the pack and, for every image that could not be read, the reason. Stopped half-way, the next call goes on:
     each row remembers the size and time of the file it was made from, so a file that was mended is decoded again.
     Resizing ignores the aspect ratio, as both documents do; 16-bit, colour and palette images become 8-bit grey.
     """
@@ -74,7 +78,10 @@ def pack(images: Path, ids: Iterable[str], size: int, places: Mapping[str, str] 
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two runs on the same images: the second waits and reuses
-        parts = {folder / "images.npy": ((len(ids), size, size), np.uint8), folder / "stamps.npy": ((len(ids), 3), np.int64)}
+        parts = {
+            folder / "images.npy": ((len(ids), size, size), np.uint8),
+            folder / "stamps.npy": ((len(ids), 3), np.int64),
+        }
         if not all(_usable(path, *form) for path, form in parts.items()):  # one without the other is worth nothing
             for path in parts:
                 path.unlink(missing_ok=True)
@@ -95,11 +102,15 @@ def _usable(path: Path, shape: tuple[int, ...], kind: type) -> bool:
 
 
 def _reserve(path: Path, shape: tuple[int, ...], kind: type) -> None:
-    """Make a .npy array of zeros with all its disk space reserved: a disk that fills up later kills a mapping's writer."""
+    """Make a .npy array of zeros with all its disk space reserved: a disk that fills up later kills a mapping's
+    writer."""
     needed = int(np.prod(shape)) * np.dtype(kind).itemsize
     free = shutil.disk_usage(path.parent).free
     if needed > free:
-        raise UserError(f"packing needs {needed / 1e9:.1f} GB in {shown(path.parent)} and {free / 1e9:.1f} GB are free: free some, or set CXR_CACHE to a folder on another disk")
+        raise UserError(
+            f"packing needs {needed / 1e9:.1f} GB in {shown(path.parent)} and {free / 1e9:.1f} GB are free: free some,"
+            " or set CXR_CACHE to a folder on another disk"
+        )
     with atomic(path) as part:
         np.lib.format.open_memmap(part, mode="w+", dtype=kind, shape=shape)
         with open(part, "r+b") as file:
@@ -110,7 +121,8 @@ def _reserve(path: Path, shape: tuple[int, ...], kind: type) -> None:
 def _fill(paths: list[Path], ids: np.ndarray, array: np.memmap, stamps: np.memmap, crop: Crop | None) -> dict[str, str]:
     """Decode every row whose file is not the one it was made from; returns the reasons of those that failed.
 
-    A row of `stamps` is the time of its file, the file's size + 1 (0: nothing yet), and the CRC-32 of the packed pixels.
+    A row of `stamps` is the time of its file, the file's size + 1 (0: nothing yet), and the CRC-32 of the packed
+    pixels.
     """
     row_of = {(str(path.parent), path.name): row for row, path in enumerate(paths)}
     current = np.zeros((len(ids), 2), np.int64)
@@ -137,7 +149,9 @@ def _fill(paths: list[Path], ids: np.ndarray, array: np.memmap, stamps: np.memma
                 reasons[int(row)] = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
                 continue
             shrinks = min(image.shape) >= array.shape[1]
-            array[row] = cv2.resize(image, array.shape[:0:-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+            array[row] = cv2.resize(
+                image, array.shape[:0:-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+            )
         return reasons
 
     written = []
@@ -167,7 +181,10 @@ def _fill(paths: list[Path], ids: np.ndarray, array: np.memmap, stamps: np.memma
         pool.shutdown(cancel_futures=True)
         settle()
     seconds = time.monotonic() - start
-    print(f"packed images: {len(stale)} of {len(ids)} decoded to {array.shape[1]}×{array.shape[1]} in {seconds:.0f} s ({len(stale) / seconds:.0f} img/s)")
+    print(
+        f"packed images: {len(stale)} of {len(ids)} decoded to {array.shape[1]}×{array.shape[1]} in {seconds:.0f} s"
+        f" ({len(stale) / seconds:.0f} img/s)"
+    )
     return failed
 
 

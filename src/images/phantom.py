@@ -1,7 +1,8 @@
 """Synthetic chest radiographs: a torso with lungs, heart, spine and ribs, and a sign for every finding.
 
-Everything is drawn from soft ellipses and lines in a unit square (x to the right, y down; the patient's left is on the right,
-as in a radiograph). The signs are cartoons: a network that learns them has shown that the kit works, and nothing about medicine.
+Everything is drawn from soft ellipses and lines in a unit square (x to the right, y down; the patient's left is on the
+right, as in a radiograph). The signs are cartoons: a network that learns them has shown that the kit works, and nothing
+about medicine.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +20,8 @@ def rise(height: np.ndarray, edge: float) -> np.ndarray:
 
 
 class Canvas:
-    """A float image [S, S] and its patient: coordinates shifted and scaled, random numbers, anatomy that signs refer to."""
+    """A float image [S, S] and its patient: coordinates shifted and scaled, random numbers, anatomy that signs refer
+    to."""
 
     def __init__(self, size: int, rng: np.random.Generator):
         y, x = np.float32((np.mgrid[:size, :size] + 0.5) / size)
@@ -27,8 +29,15 @@ class Canvas:
         self.x = (x - 0.5 - rng.uniform(-0.03, 0.03)) / rng.uniform(0.95, 1.08) + 0.5
         self.y = (y - 0.5 - rng.uniform(-0.03, 0.03)) / rng.uniform(0.95, 1.08) + 0.5
         self.image = np.zeros((size, size), np.float32)
-        self.heart_width, self.lung_height, self.lung_dark = rng.uniform(0.125, 0.145), rng.uniform(0.27, 0.29), rng.uniform(0.30, 0.36)
-        self.dome = [0.745 + rng.uniform(-0.01, 0.01), 0.765 + rng.uniform(-0.01, 0.01)]  # height of each half of the diaphragm
+        self.heart_width, self.lung_height, self.lung_dark = (
+            rng.uniform(0.125, 0.145),
+            rng.uniform(0.27, 0.29),
+            rng.uniform(0.30, 0.36),
+        )
+        self.dome = [
+            0.745 + rng.uniform(-0.01, 0.01),
+            0.765 + rng.uniform(-0.01, 0.01),
+        ]  # height of each half of the diaphragm
         self.spine: float | np.ndarray = 0.5  # x of its midline, at every y where it is bent
 
     def ellipse(self, cx: float | np.ndarray, cy: float, rx: float, ry: float, edge: float = 0.01) -> np.ndarray:
@@ -60,7 +69,9 @@ class Canvas:
         """Smooth noise of unit spread with features about `grain` wide."""
         size = len(self.image)
         small = max(3, round(1 / grain))
-        field = cv2.resize(self.rng.standard_normal((small, small), np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+        field = cv2.resize(
+            self.rng.standard_normal((small, small), np.float32), (size, size), interpolation=cv2.INTER_CUBIC
+        )
         return field / field.std()
 
 
@@ -70,7 +81,11 @@ def anatomy(c: Canvas) -> None:
     lungs = c.lung(0) + c.lung(1)
     c.image -= c.lung_dark * lungs
     c.image += 0.13 * c.ellipse(c.spine, 0.42, 0.055, 0.40, 0.03)
-    c.image += 0.20 * c.ellipse(0.545, 0.635, c.heart_width, 0.125, 0.02) * (1 - 0.5 * c.ellipse(c.spine, 0.42, 0.055, 0.40, 0.03))
+    c.image += (
+        0.20
+        * c.ellipse(0.545, 0.635, c.heart_width, 0.125, 0.02)
+        * (1 - 0.5 * c.ellipse(c.spine, 0.42, 0.055, 0.40, 0.03))
+    )
     c.image += 0.11 * c.ellipse(0.565, 0.30, 0.035, 0.035, 0.015)  # the aortic knob
     c.image += 0.04 * c.curve(c.x - c.spine, 0.03) * (1 + np.sin(c.y * 90))  # vertebrae
     c.image -= 0.13 * c.curve(c.x - 0.5, 0.016) * (c.y < 0.28)  # trachea
@@ -120,7 +135,9 @@ def emphysema(c: Canvas) -> None:
 
 def fibrosis(c: Canvas) -> None:
     """A net of fine lines over both bases."""
-    net = c.curve(np.sin((c.x + c.y) * 75 + c.noise(0.1)), 0.35) + c.curve(np.sin((c.x - c.y) * 75 + c.noise(0.1)), 0.35)
+    net = c.curve(np.sin((c.x + c.y) * 75 + c.noise(0.1)), 0.35) + c.curve(
+        np.sin((c.x - c.y) * 75 + c.noise(0.1)), 0.35
+    )
     c.image += 0.15 * net * (c.lung(0) + c.lung(1)) * rise(c.y - 0.50, 0.02)
 
 
@@ -159,7 +176,10 @@ def pneumonia(c: Canvas) -> None:
     side = c.side()
     x, y = c.spot(side, 0.54, 0.60)
     cloud = c.ellipse(x, y, 0.105, 0.085, 0.06) * c.lung(side)
-    bronchi = sum(c.curve((c.x - x) * np.sin(angle) - (c.y - y) * np.cos(angle), 0.007) for angle in c.rng.uniform(0, np.pi) + np.array([0, 1.05, 2.1]))
+    bronchi = sum(
+        c.curve((c.x - x) * np.sin(angle) - (c.y - y) * np.cos(angle), 0.007)
+        for angle in c.rng.uniform(0, np.pi) + np.array([0, 1.05, 2.1])
+    )
     c.image += cloud * (0.34 - 0.22 * np.clip(bronchi, 0, 1))
 
 
@@ -207,14 +227,22 @@ def calcified_aorta(c: Canvas) -> None:
 
 def scoliosis(c: Canvas) -> None:
     """The vertebrae of a bent spine (in `bent`) stand out from the mediastinum."""
-    c.image += 0.11 * c.curve(c.x - c.spine, 0.028) * (1 + 0.4 * np.sin(c.y * 90)) * rise(0.80 - c.y, 0.02) * rise(c.y - 0.18, 0.02)
+    c.image += (
+        0.11
+        * c.curve(c.x - c.spine, 0.028)
+        * (1 + 0.4 * np.sin(c.y * 90))
+        * rise(0.80 - c.y, 0.02)
+        * rise(c.y - 0.18, 0.02)
+    )
 
 
 def costophrenic_blunting(c: Canvas) -> None:
     """A small triangle fills the angle between the chest wall and one half of the diaphragm."""
     side = c.side()
     outward = (0.5 - c.x) if side == 0 else (c.x - 0.5)
-    depth = c.y + 0.9 * outward - (c.dome[side] + c.rng.uniform(0.13, 0.15))  # below a line that falls towards the heart
+    depth = (
+        c.y + 0.9 * outward - (c.dome[side] + c.rng.uniform(0.13, 0.15))
+    )  # below a line that falls towards the heart
     c.image += 0.38 * c.lung(side) * rise(depth, 0.006)
 
 
@@ -239,7 +267,8 @@ def raised(c: Canvas) -> None:
 
 
 def bent(c: Canvas) -> None:
-    """The spine, and the mediastinum with it, curved to one side, widest at mid-chest; mild and severe as signs are weak and strong."""
+    """The spine, and the mediastinum with it, curved to one side, widest at mid-chest; mild and severe as signs are
+    weak and strong."""
     c.spine = 0.5 + (-1, 1)[c.side()] * 0.075 * c.rng.uniform(*STRENGTH) * np.sin(4.2 * (c.y - 0.12))
 
 

@@ -75,7 +75,8 @@ def tables(source: Source, task: Task) -> Tables:
 
 
 def images(source: Source, found: Tables, config: Config, device: torch.device) -> Prepared:
-    """Pack every image once; `device` is where a lung network runs. Raises UserError naming images that cannot be read."""
+    """Pack every image once; `device` is where a lung network runs. Raises UserError naming images that cannot be
+    read."""
     table = found.labelled
     ids = [*table.ids.tolist(), *found.unlabelled.tolist()]
     places = dict(zip(ids, [*table.places.tolist(), *found.unlabelled.tolist()], strict=True))

@@ -1,7 +1,7 @@
 """Synthetic data sets in the layouts of the real ones: something to run on when no data is at hand.
 
-The pictures are drawn in phantom.py; here stands who has what, and which files say so. A layout is a function that plans a
-set, and an entry of LAYOUTS.
+The pictures are drawn in phantom.py; here stands who has what, and which files say so. A layout is a function that
+plans a set, and an entry of LAYOUTS.
 """
 
 import csv
@@ -56,9 +56,12 @@ SIGNS: dict[str, tuple[Sign | None, float]] = {
     NO_FINDING: (None, 667.6),
 }
 
-# PadChest's label → (sign, prevalence, growth of the logarithm of the prevalence with 18 years of age). The first nine, with
-# `unchanged`, are the thesis' ten, in the order of their real prevalences, which are raised here so that 1,500 images suffice; the
-# others show nothing and stand there to be left out. `unchanged` compares with an earlier image: `padchest_rows` gives it.
+# PadChest's label → (sign, prevalence, growth of the logarithm of the prevalence with 18 years of age). The first nine,
+# with
+# `unchanged`, are the thesis' ten, in the order of their real prevalences, which are raised here so that 1,500 images
+# suffice; the
+# others show nothing and stand there to be left out. `unchanged` compares with an earlier image: `padchest_rows` gives
+# it.
 PADCHEST: dict[str, tuple[Sign | None, float, float]] = {
     "cardiomegaly": (phantom.cardiomegaly, 0.140, 0.2),
     "aortic elongation": (phantom.tortuous_aorta, 0.130, 0.6),
@@ -77,7 +80,11 @@ ILL = 0.6  # of the patients; the others never have a finding
 PERSISTS = 0.7  # chance of a finding to be there in the patient's next image
 UNCHANGED_FIRST, UNCHANGED_LATER = 0.02, 0.45  # chance of `unchanged` in a patient's first image and in the others
 IMAGES_OF_A_PATIENT = 0.77, 0.17, 0.06  # shares of patients with 1, 2 and 3
-PROJECTIONS = {"PA": ("POSTEROANTERIOR", 0.78), "L": ("LATERAL", 0.14), "AP_horizontal": ("", 0.08)}  # → (view position, share)
+PROJECTIONS = {
+    "PA": ("POSTEROANTERIOR", 0.78),
+    "L": ("LATERAL", 0.14),
+    "AP_horizontal": ("", 0.08),
+}  # → (view position, share)
 COLUMNS = (  # of PadChest's label file; the first is pandas' unnamed index
     "", "ImageID", "ImageDir", "StudyDate_DICOM", "StudyID", "PatientID", "PatientBirth", "PatientSex_DICOM", "ViewPosition_DICOM", "Projection",
     "MethodProjection", "Pediatric", "Modality_DICOM", "Manufacturer_DICOM", "PhotometricInterpretation_DICOM", "PixelRepresentation_DICOM",
@@ -104,7 +111,8 @@ ALIKE = {  # in every row; a column that is not filled says None, as in PadChest
 
 @dataclass(frozen=True)
 class Plan:
-    """A data set before it is drawn: pictures as (path below images/, signs), tables as name → rows, the header first."""
+    """A data set before it is drawn: pictures as (path below images/, signs), tables as name → rows, the header
+    first."""
 
     pictures: list[tuple[str, list[Sign]]]
     tables: dict[str, list]
@@ -112,7 +120,8 @@ class Plan:
 
 
 def class_counts(images: int) -> np.ndarray:
-    """How many of `images` each class of the competition gets, int [C]: a floor for the rarest, the rest as in the competition."""
+    """How many of `images` each class of the competition gets, int [C]: a floor for the rarest, the rest as in the
+    competition."""
     floor = min(LEAST, images // (len(SIGNS) + 4))
     share = np.array([share for _, share in SIGNS.values()])
     counts = floor + np.floor((images - floor * len(SIGNS)) * share / share.sum()).astype(int)
@@ -121,7 +130,8 @@ def class_counts(images: int) -> np.ndarray:
 
 
 def competition(images: int, size: int, seed: int) -> Plan:
-    """train.csv, test.csv, a 10-row sample_submission.csv, and solution.csv with the labels of the test part; 8-bit images."""
+    """train.csv, test.csv, a 10-row sample_submission.csv, and solution.csv with the labels of the test part; 8-bit
+    images."""
     classes = list(SIGNS)
     truth = np.repeat(np.arange(len(classes)), class_counts(images))
     in_test = np.concatenate([np.arange(n) < max(1, round(TEST_SHARE * n)) for n in class_counts(images)])
@@ -129,7 +139,9 @@ def competition(images: int, size: int, seed: int) -> Plan:
     order = np.random.default_rng((seed, images)).permutation(images)
     onehot = np.eye(len(classes), dtype=int)
     labelled = [[ids[number], *onehot[truth[number]]] for number in order]
-    train, test = ([row for row, number in zip(labelled, order, strict=True) if in_test[number] == part] for part in (False, True))
+    train, test = (
+        [row for row, number in zip(labelled, order, strict=True) if in_test[number] == part] for part in (False, True)
+    )
     nothing = onehot[classes.index(NO_FINDING)]
     header = ["id", *classes]
     tables = {
@@ -143,7 +155,8 @@ def competition(images: int, size: int, seed: int) -> Plan:
 
 
 def padchest(images: int, size: int, seed: int) -> Plan:
-    """PADCHEST_demo_labels.csv with PadChest's columns; 16-bit images in numbered folders, lateral ones drawn like the others."""
+    """PADCHEST_demo_labels.csv with PadChest's columns; 16-bit images in numbered folders, lateral ones drawn like the
+    others."""
     rows, findings = padchest_rows(images, size, seed)
     pictures = [
         (f"{row['ImageDir']}/{row['ImageID']}", [PADCHEST[name][0] for name in names if PADCHEST[name][0]])
@@ -157,9 +170,9 @@ def padchest(images: int, size: int, seed: int) -> Plan:
 def padchest_rows(images: int, size: int, seed: int) -> tuple[list[dict], list[list[str]]]:
     """The rows of the label file, patient by patient, and what each picture shows: names of PADCHEST in its order.
 
-    A patient has up to three images, and findings that mostly stay. `unchanged` depends on nothing but an earlier image, and
-    no picture shows it: an AUC near 0.5 is all that can be expected there, as in life when the earlier image is not given.
-    Shares are expectations: a set of some dozen images may lack a label.
+    A patient has up to three images, and findings that mostly stay. `unchanged` depends on nothing but an earlier
+    image, and no picture shows it: an AUC near 0.5 is all that can be expected there, as in life when the earlier image
+    is not given. Shares are expectations: a set of some dozen images may lack a label.
     """
     rng = np.random.default_rng((seed, images, 36))
     share, slope = (np.array([entry[place] for entry in PADCHEST.values()]) for place in (1, 2))
@@ -171,12 +184,16 @@ def padchest_rows(images: int, size: int, seed: int) -> tuple[list[dict], list[l
         date = datetime.date(2009, 1, 1) + datetime.timedelta(int(rng.integers(2000)))
         birth = float(date.year - int(age))
         older = (age - 58) / 18
-        chance = np.minimum(ill * share / ILL * np.exp(slope * older - slope**2 / 2), 0.9)  # its mean over the ages is the share
+        chance = np.minimum(
+            ill * share / ILL * np.exp(slope * older - slope**2 / 2), 0.9
+        )  # its mean over the ages is the share
         has = rng.random(len(share)) < chance
         for visit in range(min(rng.choice([1, 2, 3], p=IMAGES_OF_A_PATIENT), images - len(rows))):
             if visit:
                 date += datetime.timedelta(int(rng.integers(30, 600)))
-                has = rng.random(len(share)) < np.where(has, PERSISTS, (1 - PERSISTS) * chance / (1 - chance))  # keeps the share
+                has = rng.random(len(share)) < np.where(
+                    has, PERSISTS, (1 - PERSISTS) * chance / (1 - chance)
+                )  # keeps the share
             names = [name for name, there in zip(PADCHEST, has, strict=True) if there]
             unchanged = rng.random() < (UNCHANGED_LATER if visit else UNCHANGED_FIRST)
             labels, names = _reported([*names, *["unchanged"] * unchanged], names, rng)
@@ -206,7 +223,8 @@ def padchest_rows(images: int, size: int, seed: int) -> tuple[list[dict], list[l
 
 
 def _reported(labels: list[str], names: list[str], rng: np.random.Generator) -> tuple[list[str] | None, list[str]]:
-    """A report's labels as PadChest writes them, its slips included (None: an empty cell), and what the picture still shows."""
+    """A report's labels as PadChest writes them, its slips included (None: an empty cell), and what the picture still
+    shows."""
     slip = rng.random()
     if slip < 0.006:
         return None, []
@@ -216,7 +234,10 @@ def _reported(labels: list[str], names: list[str], rng: np.random.Generator) -> 
         labels = [*labels, "suboptimal study"]
     if not labels:
         return ["normal"], []
-    labels = [" " * (place > 0 and rng.random() < 0.15) + label + " " * (rng.random() < 0.02) for place, label in enumerate(labels)]
+    labels = [
+        " " * (place > 0 and rng.random() < 0.15) + label + " " * (rng.random() < 0.02)
+        for place, label in enumerate(labels)
+    ]
     if rng.random() < 0.02:
         labels.insert(rng.integers(len(labels) + 1), "")
     return labels, names
@@ -238,7 +259,9 @@ class Layout:
 LAYOUTS = {"competition": Layout(competition, "demo"), "padchest": Layout(padchest, "demo-padchest")}
 
 
-def make(folder: Path, images: int = IMAGES, size: int = SIZE, seed: int = SEED, layout: str = "competition") -> list[str]:
+def make(
+    folder: Path, images: int = IMAGES, size: int = SIZE, seed: int = SEED, layout: str = "competition"
+) -> list[str]:
     """Write images/, demo.json and the tables of a layout, whose names are returned (see the plans in LAYOUTS).
 
     The same arguments give the same files. `folder` appears only when it is whole. Raises UserError when it exists.
@@ -284,7 +307,8 @@ def recipe(images: int = IMAGES, size: int = SIZE, seed: int = SEED, layout: str
 
 
 def ensure(layout: str = "competition", folder: Path | None = None) -> Path:
-    """The default set of a layout in its folder below data/ (or in `folder`), made when it is not there or was made by another version of this file."""
+    """The default set of a layout in its folder below data/ (or in `folder`), made when it is not there or was made by
+    another version of this file."""
     if layout not in LAYOUTS:
         raise UserError(f"there is no synthetic set in the layout {layout}: give a real one with --data DIR")
     folder = folder or home() / "data" / LAYOUTS[layout].folder

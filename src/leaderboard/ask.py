@@ -1,9 +1,9 @@
 """One call of the official Kaggle client, in a process of its own: `ask.py OUT METHOD JSON`.
 
-Calls KaggleApi's METHOD with the JSON object as its arguments and writes to OUT what came of it, as JSON: {"reply": …}, or
-{"message", "status", "connection"} for a failure: the service's own message, whole; the HTTP status it answered with, or
-null; and for a connection that failed `unsent` (the request cannot have arrived) or `lost`, or null. None of this changes
-with what a version of the client prints. A process of its own, because importing the client logs in.
+Calls KaggleApi's METHOD with the JSON object as its arguments and writes to OUT what came of it, as JSON: {"reply": …},
+or {"message", "status", "connection"} for a failure: the service's own message, whole; the HTTP status it answered
+with, or null; and for a connection that failed `unsent` (the request cannot have arrived) or `lost`, or null. None of
+this changes with what a version of the client prints. A process of its own, because importing the client logs in.
 """
 
 import contextlib
@@ -35,14 +35,20 @@ def failure(error: BaseException) -> dict:
     for one in chain:
         if getattr(one, "response", None) is not None and status is None:
             status = one.response.status_code
-        if isinstance(one, requests.ConnectionError | requests.Timeout | requests.exceptions.ChunkedEncodingError | Broken):
+        if isinstance(
+            one, requests.ConnectionError | requests.Timeout | requests.exceptions.ChunkedEncodingError | Broken
+        ):
             connection = connection or "lost"
         if isinstance(one, NewConnectionError | requests.ConnectTimeout) or (
             isinstance(one, MaxRetryError) and isinstance(one.reason, NewConnectionError)
         ):
             connection = "unsent"
     said = [one for one in chain if getattr(one, "response", None) is not None] or chain
-    return {"message": str(said[0]) or type(said[0]).__name__, "status": status, "connection": connection if status is None else None}
+    return {
+        "message": str(said[0]) or type(said[0]).__name__,
+        "status": status,
+        "connection": connection if status is None else None,
+    }
 
 
 def main(out: str, method: str, arguments: str) -> None:

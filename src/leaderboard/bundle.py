@@ -13,13 +13,39 @@ from pathlib import Path
 from core.errors import UserError, some
 from core.files import ROOT, read_json, shown
 
-MATTER = ("torch", "torchvision", "timm", "albumentations", "opencv-python-headless", "numpy", "scikit-learn", "pydantic", "safetensors")
+MATTER = (
+    "torch",
+    "torchvision",
+    "timm",
+    "albumentations",
+    "opencv-python-headless",
+    "numpy",
+    "scikit-learn",
+    "pydantic",
+    "safetensors",
+)
 LIMIT = 1_000_000  # bytes of source that Kaggle takes; the client hides its refusal
 TYPES = {
-    "id": str, "title": str, "code_file": str, "language": str, "kernel_type": str, "machine_shape": str, "is_private": bool, "enable_gpu": bool, "enable_internet": bool,
-    "competition_sources": list, "dataset_sources": list, "kernel_sources": list, "model_sources": list,
+    "id": str,
+    "title": str,
+    "code_file": str,
+    "language": str,
+    "kernel_type": str,
+    "machine_shape": str,
+    "is_private": bool,
+    "enable_gpu": bool,
+    "enable_internet": bool,
+    "competition_sources": list,
+    "dataset_sources": list,
+    "kernel_sources": list,
+    "model_sources": list,
 }
-VALUES = {"code_file": {"script.py"}, "language": {"python"}, "kernel_type": {"script"}, "machine_shape": {"NvidiaTeslaT4", "NvidiaTeslaT4Highmem", "NvidiaL4", "NvidiaH100", "NvidiaTeslaA100"}}
+VALUES = {
+    "code_file": {"script.py"},
+    "language": {"python"},
+    "kernel_type": {"script"},
+    "machine_shape": {"NvidiaTeslaT4", "NvidiaTeslaT4Highmem", "NvidiaL4", "NvidiaH100", "NvidiaTeslaA100"},
+}
 
 
 @dataclass(frozen=True)
@@ -30,7 +56,9 @@ class Bundle:
     digest: str
 
 
-def build(config: str, name: str, settings: list[str], run_id: str, accelerator: str, weights: str = "", resume: bool = False) -> Bundle:
+def build(
+    config: str, name: str, settings: list[str], run_id: str, accelerator: str, weights: str = "", resume: bool = False
+) -> Bundle:
     """The launcher with src/ and configs/ inside. The same tracked files and arguments give the same bytes.
 
     `accelerator` is the machine_shape that is asked for, so that the kernel can say whether it was given.
@@ -44,17 +72,24 @@ def build(config: str, name: str, settings: list[str], run_id: str, accelerator:
     digest = hashlib.sha256(content).hexdigest()
     encoded = "\n".join(re.findall(".{1,120}", base64.b64encode(content).decode()))
     script = (ROOT / "kernels" / "launcher.py").read_text(encoding="utf-8")
-    for key, value in (("NAME", name), ("CONFIG", config), ("SETTINGS", repr(settings)), ("DIGEST", digest), ("RUN_ID", run_id),
-                       ("ACCELERATOR", accelerator), ("LOCKED", repr(locked())), ("WEIGHTS", weights), ("RESUME", repr(resume)), ("BUNDLE", encoded)):
+    given = {
+        "name": name, "config": config, "settings": settings, "digest": digest, "run_id": run_id,
+        "accelerator": accelerator, "locked": locked(), "weights": weights, "resume": resume,
+    }  # fmt: skip
+    for key, value in (("NAME", name), ("PUSH", json.dumps(given)), ("BUNDLE", encoded)):
         script = script.replace(f"@@{key}@@", value)
     compile(script, "script.py", "exec")
     if len(script.encode()) >= LIMIT:
-        raise UserError(f"the script would be {len(script.encode()):,} bytes, and Kaggle takes fewer than {LIMIT:,}: remove what is not needed from src/ or configs/")
+        raise UserError(
+            f"the script would be {len(script.encode()):,} bytes, and Kaggle takes fewer than {LIMIT:,}: remove what is"
+            " not needed from src/ or configs/"
+        )
     return Bundle(script, digest)
 
 
 def locked() -> dict[str, str]:
-    """The versions in requirements.txt of the packages that matter to a figure; of several for several Pythons the newest."""
+    """The versions in requirements.txt of the packages that matter to a figure; of several for several Pythons the
+    newest."""
     lines = re.findall(r"^([\w-]+)==([^\s;]+)", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
     return {name: number for name, number in lines if name in MATTER}
 
@@ -62,13 +97,21 @@ def locked() -> dict[str, str]:
 def _tracked() -> list[Path]:
     """The git-tracked files of src/ and configs/, and nothing else: no secret that merely lies there can travel."""
     try:
-        listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z", "src", "configs"], capture_output=True, check=True).stdout.decode()
+        listed = subprocess.run(
+            ["git", "-C", str(ROOT), "ls-files", "-z", "src", "configs"], capture_output=True, check=True
+        ).stdout.decode()
     except (OSError, subprocess.CalledProcessError) as error:
-        raise UserError(f"{ROOT} is no git checkout, and only what git tracks is pushed: clone the project with git") from error
+        raise UserError(
+            f"{ROOT} is no git checkout, and only what git tracks is pushed: clone the project with git"
+        ) from error
     paths = [ROOT / name for name in sorted(filter(None, listed.split("\0")))]
     gone = [shown(path) for path in paths if not path.is_file()]
     if gone or not paths:
-        raise UserError(f"git tracks files that are not here: {some(gone)}" if gone else f"git tracks nothing in src/ and configs/ of {ROOT}")
+        raise UserError(
+            f"git tracks files that are not here: {some(gone)}"
+            if gone
+            else f"git tracks nothing in src/ and configs/ of {ROOT}"
+        )
     return paths
 
 
@@ -83,7 +126,8 @@ def _zip(paths: list[Path]) -> bytes:
 
 
 def metadata(config: str, owner: str) -> dict:
-    """kernels/CONFIG/kernel-metadata.json with the owner filled in, checked against what Kaggle knows and must be told."""
+    """kernels/CONFIG/kernel-metadata.json with the owner filled in, checked against what Kaggle knows and must be
+    told."""
     path = ROOT / "kernels" / config / "kernel-metadata.json"
     if not path.is_file():
         known = sorted(found.parent.name for found in (ROOT / "kernels").glob("*/kernel-metadata.json"))
@@ -91,15 +135,27 @@ def metadata(config: str, owner: str) -> dict:
     found = read_json(path)
     for key in sorted(found.keys() | TYPES.keys()):
         if key not in TYPES:
-            raise UserError(f"{shown(path)}: unknown key {key}, which Kaggle would ignore silently; the keys are {some(TYPES, 20)}")
+            raise UserError(
+                f"{shown(path)}: unknown key {key}, which Kaggle would ignore silently; the keys are {some(TYPES, 20)}"
+            )
         if key not in found:
-            raise UserError(f"{shown(path)}: the key {key} is missing; write it out, Kaggle's own default may be another")
-        if not isinstance(found[key], TYPES[key]) or (TYPES[key] is list and not all(isinstance(item, str) for item in found[key])):
-            raise UserError(f"{shown(path)}: {key} = {json.dumps(found[key])} must be {'true or false' if TYPES[key] is bool else 'a list of names' if TYPES[key] is list else 'text'}")
+            raise UserError(
+                f"{shown(path)}: the key {key} is missing; write it out, Kaggle's own default may be another"
+            )
+        if not isinstance(found[key], TYPES[key]) or (
+            TYPES[key] is list and not all(isinstance(item, str) for item in found[key])
+        ):
+            raise UserError(
+                f"{shown(path)}: {key} = {json.dumps(found[key])} must be"
+                f" {'true or false' if TYPES[key] is bool else 'a list of names' if TYPES[key] is list else 'text'}"
+            )
         if key in VALUES and found[key] not in VALUES[key]:
             raise UserError(f"{shown(path)}: {key} = {found[key]!r} will not do; there are {some(sorted(VALUES[key]))}")
     slug = found["id"].partition("/")[2]
     title = re.sub(r"[^a-z0-9]+", "-", found["title"].lower()).strip("-")
     if title != slug or not 5 <= len(found["title"]) <= 50:
-        raise UserError(f"{shown(path)}: Kaggle derives the address {title!r} from the title, and id says {slug!r}: make them agree (a title has 5 to 50 characters)")
+        raise UserError(
+            f"{shown(path)}: Kaggle derives the address {title!r} from the title, and id says {slug!r}: make them agree"
+            " (a title has 5 to 50 characters)"
+        )
     return {**found, "id": f"{owner}/{slug}"}

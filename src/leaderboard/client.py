@@ -1,7 +1,7 @@
 """The official Kaggle client: its credentials, its calls, and what its answers really mean.
 
-The command-line client exits with 0 after many failures and words them anew in every version, so its Python API is called, and
-success and failure are read from the replies and the HTTP status.
+The command-line client exits with 0 after many failures and words them anew in every version, so its Python API is
+called, and success and failure are read from the replies and the HTTP status.
 """
 
 import json
@@ -22,7 +22,7 @@ from core.errors import UserError
 from core.files import home, shown
 
 SITE = "https://www.kaggle.com"
-TOKENS = f"{SITE}/settings (API, \"Create new token\")"
+TOKENS = f'{SITE}/settings (API, "Create new token")'
 PATIENCE, PAUSE = 300.0, 2.0  # seconds that connection errors and busy answers are waited for, and the first pause
 
 
@@ -37,17 +37,28 @@ class Credentials:
 
 def credentials() -> Credentials:
     """Look where the client looks, in its order."""
-    faults = [f"the variable {name} is set and empty, which overrides a good file: unset it"
-              for name in ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY") if os.environ.get(name) == ""]
+    faults = [
+        f"the variable {name} is set and empty, which overrides a good file: unset it"
+        for name in ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY")
+        if os.environ.get(name) == ""
+    ]
     found: list[tuple[str, str | None]] = []
     if os.environ.get("KAGGLE_API_TOKEN"):
         found.append(("the variable KAGGLE_API_TOKEN", None))
-    found += [(f"~/.kaggle/{name}", None) for name in ("access_token", "access_token.txt") if (Path.home() / ".kaggle" / name).is_file()]
+    found += [
+        (f"~/.kaggle/{name}", None)
+        for name in ("access_token", "access_token.txt")
+        if (Path.home() / ".kaggle" / name).is_file()
+    ]
     if os.environ.get("KAGGLE_USERNAME") and os.environ.get("KAGGLE_KEY"):
         found.append(("the variables KAGGLE_USERNAME and KAGGLE_KEY", os.environ["KAGGLE_USERNAME"]))
     elif os.environ.get("KAGGLE_USERNAME") or os.environ.get("KAGGLE_KEY"):
         faults.append("only one of the variables KAGGLE_USERNAME and KAGGLE_KEY is set: set both")
-    for folder in (*([Path(os.environ["KAGGLE_CONFIG_DIR"])] if os.environ.get("KAGGLE_CONFIG_DIR") else []), Path.home() / ".kaggle", Path.home() / ".config" / "kaggle"):
+    for folder in (
+        *([Path(os.environ["KAGGLE_CONFIG_DIR"])] if os.environ.get("KAGGLE_CONFIG_DIR") else []),
+        Path.home() / ".kaggle",
+        Path.home() / ".config" / "kaggle",
+    ):
         path = folder / "kaggle.json"
         if not path.is_file():
             continue
@@ -78,7 +89,9 @@ def owner() -> str:
     mine = credentials()
     if mine.where is None:
         faults = f"; {'; '.join(mine.faults)}" if mine.faults else ""
-        raise UserError(f"no Kaggle credentials were found{faults}: make a token at {TOKENS} and put it where README says")
+        raise UserError(
+            f"no Kaggle credentials were found{faults}: make a token at {TOKENS} and put it where README says"
+        )
     for fault in mine.faults:
         print(f"note: {fault}", file=sys.stderr)
     found = mine.username or call("get_config_value", {"name": "username"}, "asking who you are")
@@ -89,8 +102,10 @@ def owner() -> str:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a call failed, by what no version of the client words: the service's whole message, the HTTP status of its answer
-    (None: no answer), and of a connection that failed whether the request can have arrived (`lost`) or not (`unsent`)."""
+    """Why a call failed, by what no version of the client words: the service's whole message, the HTTP status of its
+    answer (None: no answer), and of a connection that failed whether the request can have arrived (`lost`) or not
+    (`unsent`).
+    """
 
     message: str
     status: int | None = None
@@ -114,16 +129,22 @@ class Failure:
 
 
 def ask(method: str, arguments: dict) -> object | Failure:
-    """Call the client once, in a process of its own; what it prints is seen as it comes. Returns the reply, or why there is none."""
+    """Call the client once, in a process of its own; what it prints is seen as it comes. Returns the reply, or why
+    there is none."""
     print(f"kaggle: {method}({', '.join(f'{name}={value!r}' for name, value in arguments.items())})", flush=True)
-    environment = {name: value for name, value in os.environ.items() if name != "VERBOSE"}  # which prints the credentials
+    environment = {
+        name: value for name, value in os.environ.items() if name != "VERBOSE"
+    }  # which prints the credentials
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "reply.json"
         words = [sys.executable, "-P", str(Path(__file__).with_name("ask.py")), str(out), method, json.dumps(arguments)]
         try:
             code = subprocess.run(words, env=environment, stdin=subprocess.DEVNULL).returncode
         except OSError as error:
-            raise UserError(f"the kaggle client cannot be started ({error.strerror}): install requirements.txt, or give the data with --data DIR") from error
+            raise UserError(
+                f"the kaggle client cannot be started ({error.strerror}): install requirements.txt, or give the data"
+                " with --data DIR"
+            ) from error
         if not out.is_file():
             return Failure(f"the client ended with exit code {code} and said no more than stands above")
         found = json.loads(out.read_text(encoding="utf-8"))
@@ -131,14 +152,19 @@ def ask(method: str, arguments: dict) -> object | Failure:
 
 
 def call(
-    method: str, arguments: dict, what: str, refusal: Callable[[object], str | None] = lambda reply: None, slug: str | None = None,
-    missing_is_busy: bool = False, changes: str | None = None,
+    method: str,
+    arguments: dict,
+    what: str,
+    refusal: Callable[[object], str | None] = lambda reply: None,
+    slug: str | None = None,
+    missing_is_busy: bool = False,
+    changes: str | None = None,
 ) -> object:
     """Call KaggleApi's `method` until it succeeds, waiting ever longer while the service is busy. Returns the reply.
 
-    `refusal` says why a reply is none that was hoped for, or None. Raises UserError with the service's own reason; `slug` is the
-    competition whose rules a 403 is about. A call that changes something is only repeated when it cannot have arrived; `changes`
-    is the address where one would see it.
+    `refusal` says why a reply is none that was hoped for, or None. Raises UserError with the service's own reason;
+    `slug` is the competition whose rules a 403 is about. A call that changes something is only repeated when it cannot
+    have arrived; `changes` is the address where one would see it.
     """
     start, pause = time.monotonic(), PAUSE
     while True:
@@ -154,7 +180,11 @@ def call(
         print(f"{found}: trying again in {pause:.0f} s", flush=True)
         time.sleep(pause)
         pause = min(2 * pause, 30.0)
-    lost = f": it may have arrived all the same, look at {changes} before you try again" if changes and found.busy and not found.unsent else ""
+    lost = (
+        f": it may have arrived all the same, look at {changes} before you try again"
+        if changes and found.busy and not found.unsent
+        else ""
+    )
     raise UserError(f"{what} failed ({found}){lost or _advice(found, slug)}")
 
 
@@ -169,14 +199,20 @@ def _advice(failure: Failure, slug: str | None) -> str:
 
 
 def download(slug: str) -> Path:
-    """Download and unpack a competition into data/<slug>/. The folder appears only when it is whole; a download that was cut goes on."""
+    """Download and unpack a competition into data/<slug>/. The folder appears only when it is whole; a download that
+    was cut goes on."""
     target = home() / "data" / slug
     scratch = home() / "data" / f".{slug}.download"
     scratch.mkdir(parents=True, exist_ok=True)
     archive = scratch / f"{slug}.zip"
     try:
-        call("competition_download_files", {"competition": slug, "path": str(scratch), "quiet": False}, f"the download of {slug}",
-             lambda reply: None if archive.is_file() else f"it left no {archive.name}", slug)
+        call(
+            "competition_download_files",
+            {"competition": slug, "path": str(scratch), "quiet": False},
+            f"the download of {slug}",
+            lambda reply: None if archive.is_file() else f"it left no {archive.name}",
+            slug,
+        )
     except UserError as error:
         raise UserError(f"{error}; or give the data with --data DIR, or try the kit with --demo") from error
     finally:
@@ -203,12 +239,21 @@ def _unzip(archive: Path, target: Path) -> None:
     try:
         with zipfile.ZipFile(archive) as content:
             names = content.infolist()
-            outside = [info.filename for info in names if not (target / info.filename).resolve().is_relative_to(target.resolve())]
+            outside = [
+                info.filename
+                for info in names
+                if not (target / info.filename).resolve().is_relative_to(target.resolve())
+            ]
             if outside:
-                raise Damaged(f"{archive.name} holds paths that lead out of its folder ({outside[0]}): it was not unpacked")
+                raise Damaged(
+                    f"{archive.name} holds paths that lead out of its folder ({outside[0]}): it was not unpacked"
+                )
             size, free = sum(info.file_size for info in names), shutil.disk_usage(archive.parent).free
             if size > free:
-                raise UserError(f"unpacking {archive.name} needs {size / 1e9:.1f} GB and {free / 1e9:.1f} GB are free in {shown(archive.parent.parent)}")
+                raise UserError(
+                    f"unpacking {archive.name} needs {size / 1e9:.1f} GB and {free / 1e9:.1f} GB are free in"
+                    f" {shown(archive.parent.parent)}"
+                )
             content.extractall(target)  # checks every file's CRC
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise Damaged(f"{archive.name} is damaged ({error}): run the same command again") from error

@@ -1,8 +1,8 @@
 """Grad-CAM: where on an image the logit of a class comes from, and the pictures of it.
 
 R. R. Selvaraju et al., *Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization*, ICCV 2017,
-equations 1 and 2: L_c = ReLU(Σ_k α_k A_k) with α_k = the mean over positions of ∂y_c / ∂A_k, y_c the logit and A the last
-feature map before pooling.
+equations 1 and 2: L_c = ReLU(Σ_k α_k A_k) with α_k = the mean over positions of ∂y_c / ∂A_k, y_c the logit and A the
+last feature map before pooling.
 """
 
 from collections.abc import Sequence
@@ -22,15 +22,21 @@ BATCH = 16  # images at a time
 FLAT = 1e-6  # a map that varies by less than this share of its largest value is constant
 
 
-KINDS = {"grad-cam": "", "against": "nothing speaks for it; shown is what speaks against it", "none": "no map: it is constant"}  # and what a caption says of them
+KINDS = {
+    "grad-cam": "",
+    "against": "nothing speaks for it; shown is what speaks against it",
+    "none": "no map: it is constant",
+}  # and what a caption says of them
 
 
 # ---- maps
 def last_stage(net: nn.Module, image: torch.Tensor) -> tuple[nn.Module, bool]:
-    """The module of `net.body` whose output is the last feature map before pooling, and whether its channels stand last.
+    """The module of `net.body` whose output is the last feature map before pooling, and whether its channels stand
+    last.
 
-    Found by a pass of one image [1, 1, S, S]: of all outputs with `net.body.num_features` channels and several positions, the
-    last. Raises UserError where what comes last are tokens, or a map that was shrunk to one position without pooling.
+    Found by a pass of one image [1, 1, S, S]: of all outputs with `net.body.num_features` channels and several
+    positions, the last. Raises UserError where what comes last are tokens, or a map that was shrunk to one position
+    without pooling.
     """
     features, seen = net.body.num_features, []
 
@@ -50,17 +56,24 @@ def last_stage(net: nn.Module, image: torch.Tensor) -> tuple[nn.Module, bool]:
         for handle in handles:
             handle.remove()
     if seen and len(seen[-1][1]) == 3:
-        raise UserError("this network keeps its last features as tokens and not as a map, which Grad-CAM needs: explain a run of a convolutional network")
+        raise UserError(
+            "this network keeps its last features as tokens and not as a map, which Grad-CAM needs: explain a run of a"
+            " convolutional network"
+        )
     if not seen or features not in seen[-1][1]:
-        raise UserError(f"the last feature map of this network has a single position on images of {image.shape[-1]} pixels, so it cannot say where: train with a larger size")
+        raise UserError(
+            f"the last feature map of this network has a single position on images of {image.shape[-1]} pixels, so it"
+            " cannot say where: train with a larger size"
+        )
     return seen[-1][0], seen[-1][2]
 
 
 def weighted(net: nn.Module, images: torch.Tensor, classes: Sequence[int]) -> np.ndarray:
-    """Σ_k α_k A_k of every image for the logit of its class, before the ReLU: float32 [N, h, w] at the feature map's size.
+    """Σ_k α_k A_k of every image for the logit of its class, before the ReLU: float32 [N, h, w] at the feature map's
+    size.
 
-    images uint8 [N, 1, S, S] on the network's device. Leaves `net` in eval mode with all parameters asking for gradients,
-    or the gradient would not reach the map of a frozen body. Raises UserError like `last_stage`.
+    images uint8 [N, 1, S, S] on the network's device. Leaves `net` in eval mode with all parameters asking for
+    gradients, or the gradient would not reach the map of a frozen body. Raises UserError like `last_stage`.
     """
     stage, channels_last = last_stage(net, images[:1])
     net.requires_grad_(True)
@@ -79,9 +92,10 @@ def weighted(net: nn.Module, images: torch.Tensor, classes: Sequence[int]) -> np
 def spread(signed: np.ndarray, size: int) -> tuple[np.ndarray, str]:
     """A map [h, w] of `weighted` as it is shown, bilinearly enlarged: float32 [size, size] from 0 to 1; and its kind.
 
-    `grad-cam`: equation 2, divided by its largest value. `against`: where the ReLU would leave nothing, since no position speaks
-    for the class, the map of what speaks against it, ReLU(−Σ_k α_k A_k) (the paper's counterfactual explanation, section 3.3),
-    divided by its largest value. `none`: the map is constant before any ReLU, so it says nothing; zeros.
+    `grad-cam`: equation 2, divided by its largest value. `against`: where the ReLU would leave nothing, since no
+    position speaks for the class, the map of what speaks against it, ReLU(−Σ_k α_k A_k) (the paper's counterfactual
+    explanation, section 3.3), divided by its largest value. `none`: the map is constant before any ReLU, so it says
+    nothing; zeros.
     """
     if not np.ptp(signed) > FLAT * np.abs(signed).max():
         return np.zeros((size, size), np.float32), "none"
@@ -97,7 +111,7 @@ def fitted(mask: np.ndarray, size: int) -> np.ndarray:
 
 
 def energy_share(shown: np.ndarray, mask: np.ndarray) -> float:
-    """The share of a map [S, S] that lies inside a mask, bool [S, S]: the sum of its values there over their sum everywhere
-    (H. Wang et al., *Score-CAM*, 2020, section 4.3); NaN for a map of zeros."""
+    """The share of a map [S, S] that lies inside a mask, bool [S, S]: the sum of its values there over their sum
+    everywhere (H. Wang et al., *Score-CAM*, 2020, section 4.3); NaN for a map of zeros."""
     total = shown.sum(dtype=float)
     return float(shown[mask].sum(dtype=float) / total) if total > 0 else float("nan")

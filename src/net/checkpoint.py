@@ -24,7 +24,9 @@ def load(path: Path, device: torch.device, keys: Iterable[str]) -> dict:
         content = torch.load(path, map_location=device, weights_only=True)
         return {key: content[key] for key in keys}
     except Exception as error:  # zip, pickle, decoding and type errors: each means that the file is damaged
-        raise UserError(f"{shown(path)} cannot be loaded ({type(error).__name__}): delete {shown(path.parent)} and train again") from error
+        raise UserError(
+            f"{shown(path)} cannot be loaded ({type(error).__name__}): delete {shown(path.parent)} and train again"
+        ) from error
 
 
 def random_state() -> dict:

@@ -1,7 +1,7 @@
 """What of a configuration can only be checked where the task, the networks and the files are known.
 
-The main job, every row of a study and every push go through `check` before anything starts; what values alone tell is checked
-where each key is declared.
+The main job, every row of a study and every push go through `check` before anything starts; what values alone tell is
+checked where each key is declared.
 """
 
 import sys
@@ -25,7 +25,8 @@ def check(config: Config, task: Task, begun: bool = False) -> None:
     views = config.views
     if views[0] != task.views[0] or len(set(views)) < len(views) or not set(views) <= set(task.views):
         raise UserError(
-            f"views = {views}: the first must be {task.views[0]}, and a {task.name} run may use {some(task.views)}, once each"
+            f"views = {views}: the first must be {task.views[0]}, and a {task.name} run may use {some(task.views)},"
+            " once each"
         )
     if config.flip and "flip" not in task.views:
         raise UserError(
@@ -44,8 +45,8 @@ def warn(config: Config, task: Task) -> None:
     """Say so when a network's name says that it has seen the images it will be tested on."""
     if config.weights != "none" and task.seen.search(f"{config.model} {Path(config.weights).name}"):
         print(
-            f"WARNING: the name of {config.model} or {config.weights} says that it was pretrained on chest X-rays that this "
-            f"{task.name} run is tested on: such a network has seen its test images with their labels, and its score would "
-            "mean nothing.",
+            f"WARNING: the name of {config.model} or {config.weights} says that it was pretrained on chest X-rays that"
+            f" this {task.name} run is tested on: such a network has seen its test images with their labels, and its"
+            " score would mean nothing.",
             file=sys.stderr,
         )

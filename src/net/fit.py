@@ -34,7 +34,8 @@ class Batches(NamedTuple):
 
 
 class Learner:
-    """Everything that changes from epoch to epoch: the network and its optimizer, and the record of the epochs so far."""
+    """Everything that changes from epoch to epoch: the network and its optimizer, and the record of the epochs so
+    far."""
 
     def __init__(self, net: Net, config: Config, machine: Machine):
         self.net, self.config, self.machine = net, config, machine
@@ -87,9 +88,9 @@ class Learner:
 def fit(learner: Learner, batches: Batches, loss: Loss, task: Task, run: Run) -> bool:
     """Train until the last epoch or until the monitored figure rests; leaves best.pt, last.pt and log.csv in the run.
 
-    The body is frozen for the first `frozen_epochs`; their best may be the one that is kept. With `hours` set, stops before
-    an epoch that would leave too little time. Goes on from last.pt when the run has one. Returns whether training came to
-    its own end, and not to that of the time.
+    The body is frozen for the first `frozen_epochs`; their best may be the one that is kept. With `hours` set, stops
+    before an epoch that would leave too little time. Goes on from last.pt when the run has one. Returns whether
+    training came to its own end, and not to that of the time.
     """
     config, net = learner.config, learner.net
     learner.resume(run)
@@ -192,8 +193,8 @@ def out_of_time(learner: Learner, batches: Batches, frozen: bool) -> bool:
     if elapsed() + 1.1 * (epoch + prediction) + SPARE <= config.hours * 3600:
         return False
     print(
-        f"stopped for time after epoch {len(history)}: hours={config.hours:g} leave no room for another of {clock(epoch)} "
-        f"and {clock(prediction)} to predict; the same command goes on"
+        f"stopped for time after epoch {len(history)}: hours={config.hours:g} leave no room for another of"
+        f" {clock(epoch)} and {clock(prediction)} to predict; the same command goes on"
     )
     return True
 
@@ -203,8 +204,8 @@ def say(history: list[dict], figures: list[str], epochs: int, better: bool) -> N
     row = history[-1]
     left = np.mean([past["seconds"] for past in history[-3:]]) * (epochs - row["epoch"])
     print(
-        f"epoch {row['epoch']}/{epochs} {row['stage']:6} train loss {row['train_loss']:.4f}  val loss {row['val_loss']:.4f}  "
-        f"{'  '.join(f'{name} {row[name]:.3f}' for name in figures)}  lr {row['lr']:.1e}  "
-        f"{row['images_per_second']:.0f} img/s  at most {clock(left)} left{'  * best' if better else ''}",
+        f"epoch {row['epoch']}/{epochs} {row['stage']:6} train loss {row['train_loss']:.4f}  val loss"
+        f" {row['val_loss']:.4f}  {'  '.join(f'{name} {row[name]:.3f}' for name in figures)}  lr {row['lr']:.1e} "
+        f" {row['images_per_second']:.0f} img/s  at most {clock(left)} left{'  * best' if better else ''}",
         flush=True,
     )

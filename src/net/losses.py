@@ -1,7 +1,7 @@
 """Losses by name: logits [B, C] and float targets [B, C] to a mean, in float32.
 
-Those of the multi-label tasks stand on log σ(z) and log σ(−z), which neither overflow nor vanish, and leave unknown (NaN)
-targets out of the mean.
+Those of the multi-label tasks stand on log σ(z) and log σ(−z), which neither overflow nor vanish, and leave unknown
+(NaN) targets out of the mean.
 """
 
 import math
@@ -37,32 +37,37 @@ def cross_entropy(smoothing: float, weights: torch.Tensor | None, offset: torch.
 def weighted_bce(weights: torch.Tensor, smoothing: float = 0.0) -> Loss:
     """Binary cross-entropy of every label times its weight, float [C] (the PadChest thesis, equations 22 and 23).
 
-    Positives and negatives of a label count alike, so its optimum is the true posterior, which `pos_weight` would shift.
+    Positives and negatives of a label count alike, so its optimum is the true posterior, which `pos_weight` would
+    shift.
     """
     return _binary(lambda z: -F.logsigmoid(z), lambda z: -F.logsigmoid(-z), smoothing, weights)
 
 
 def focal(alpha: float = 0.20, gamma: float = 2.5, smoothing: float = 0.0) -> Loss:
-    """α_t·(1 − p_t)^γ·(−log p_t), with α_t = α for positives and 1 − α for negatives (thesis, equation 25; Lin et al. 2017, equation 5)."""
+    """α_t·(1 − p_t)^γ·(−log p_t), with α_t = α for positives and 1 − α for negatives (thesis, equation 25; Lin et al.
+    2017, equation 5)."""
     return _binary(lambda z: alpha * _focused(z, gamma), lambda z: (1 - alpha) * _focused(-z, gamma), smoothing)
 
 
 def class_balanced_focal(weights: torch.Tensor, gamma: float = 2.5, smoothing: float = 0.0) -> Loss:
-    """w_i·(1 − p_t)^γ·(−log p_t), with the weights float [C] of `effective_weights` (thesis, equation 26; Cui et al. 2019)."""
+    """w_i·(1 − p_t)^γ·(−log p_t), with the weights float [C] of `effective_weights` (thesis, equation 26; Cui et al.
+    2019)."""
     return _binary(lambda z: _focused(z, gamma), lambda z: _focused(-z, gamma), smoothing, weights)
 
 
-def asymmetric(gamma_positive: float = 1.0, gamma_negative: float = 4.0, clip: float = 0.05, smoothing: float = 0.0) -> Loss:
+def asymmetric(
+    gamma_positive: float = 1.0, gamma_negative: float = 4.0, clip: float = 0.05, smoothing: float = 0.0
+) -> Loss:
     """Asymmetric loss (Ridnik et al. 2021, section 2): negatives focus harder, and cost nothing below the margin.
 
-    L₊ = (1 − p)^γ₊·(−log p) and L₋ = p_m^γ₋·(−log(1 − p_m)), with p_m = max(p − clip, 0). No probability is clamped, so a
-    positive pulls on its logit however badly it is missed.
+    L₊ = (1 − p)^γ₊·(−log p) and L₋ = p_m^γ₋·(−log(1 − p_m)), with p_m = max(p − clip, 0). No probability is clamped, so
+    a positive pulls on its logit however badly it is missed.
     """
     log_clip = math.log(clip) if clip else -math.inf
 
     def negative(z: torch.Tensor) -> torch.Tensor:
         log_rest = torch.logaddexp(F.logsigmoid(-z), torch.full_like(z, log_clip)).clamp(max=0)  # log(1 − p_m)
-        return -(z.sigmoid() - clip).relu() ** gamma_negative * log_rest
+        return -((z.sigmoid() - clip).relu() ** gamma_negative) * log_rest
 
     return _binary(lambda z: _focused(z, gamma_positive), negative, smoothing)
 
@@ -72,8 +77,11 @@ def _focused(z: torch.Tensor, gamma: float) -> torch.Tensor:
     return -(gamma * F.logsigmoid(-z)).exp() * F.logsigmoid(z)
 
 
-def _binary(positive: Elementwise, negative: Elementwise, smoothing: float, weights: torch.Tensor | None = None) -> Loss:
-    """The mean of w·(y·L₊(z) + (1 − y)·L₋(z)) over the known elements, 0 if there are none; y becomes (1 − ε)·y + ε/2."""
+def _binary(
+    positive: Elementwise, negative: Elementwise, smoothing: float, weights: torch.Tensor | None = None
+) -> Loss:
+    """The mean of w·(y·L₊(z) + (1 − y)·L₋(z)) over the known elements, 0 if there are none; y becomes (1 − ε)·y +
+    ε/2."""
 
     def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         z, known = logits.float(), ~targets.isnan()
@@ -87,7 +95,8 @@ def _binary(positive: Elementwise, negative: Elementwise, smoothing: float, weig
 
 
 def prevalence_weights(counts: np.ndarray, rows: int) -> np.ndarray:
-    """w_i ∝ 1/π_i of mean 1 (the PadChest thesis, equation 24), float [C], from the positives int [C] of that many images.
+    """w_i ∝ 1/π_i of mean 1 (the PadChest thesis, equation 24), float [C], from the positives int [C] of that many
+    images.
 
     A label without positives gets weight 0, and the mean is that of the others.
     """
@@ -95,7 +104,8 @@ def prevalence_weights(counts: np.ndarray, rows: int) -> np.ndarray:
 
 
 def effective_weights(counts: np.ndarray, beta: float = 0.9999) -> np.ndarray:
-    """w_i ∝ (1 − β)/(1 − β^n_i), the inverse effective number of positives, likewise of mean 1: float [C] (Cui et al. 2019, section 4).
+    """w_i ∝ (1 − β)/(1 − β^n_i), the inverse effective number of positives, likewise of mean 1: float [C] (Cui et al.
+    2019, section 4).
 
     β = 0 weighs all labels alike, β → 1 by 1/n_i.
     """
@@ -126,7 +136,9 @@ def _tensor(values: np.ndarray, device: torch.device) -> torch.Tensor:
 
 LOSSES: dict[str, Callable[[Config, np.ndarray, int, torch.device], Loss]] = {  # the arguments are those of `build`
     "cross_entropy": _corrected_cross_entropy,
-    "weighted_bce": lambda config, counts, rows, device: weighted_bce(_tensor(prevalence_weights(counts, rows), device), config.label_smoothing),
+    "weighted_bce": lambda config, counts, rows, device: weighted_bce(
+        _tensor(prevalence_weights(counts, rows), device), config.label_smoothing
+    ),
     "focal": lambda config, counts, rows, device: focal(config.focal_alpha, config.focal_gamma, config.label_smoothing),
     "class_balanced_focal": lambda config, counts, rows, device: class_balanced_focal(
         _tensor(effective_weights(counts, config.effective_beta), device), config.focal_gamma, config.label_smoothing
@@ -136,5 +148,6 @@ LOSSES: dict[str, Callable[[Config, np.ndarray, int, torch.device], Loss]] = {  
 
 
 def build(config: Config, counts: np.ndarray, rows: int, device: torch.device) -> Loss:
-    """The configured loss, its tensors on the device; counts int [C] are the positives of the `rows` training images."""
+    """The configured loss, its tensors on the device; counts int [C] are the positives of the `rows` training
+    images."""
     return LOSSES[config.loss](config, counts, rows, device)

@@ -42,12 +42,17 @@ class Machine:
         return str(self.dtype).removeprefix("torch.")
 
     def __str__(self) -> str:
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+        name = (
+            torch.cuda.get_device_name(self.device)
+            if self.device.type == "cuda"
+            else f"CPU, {torch.get_num_threads()} threads"
+        )
         return f"{name}, {self.precision}, {self.workers} loader workers"
 
 
 def device(config: Config) -> torch.device:
-    """The GPU when there is one and the configuration lets it. Raises UserError for one that is not here, or too old."""
+    """The GPU when there is one and the configuration lets it. Raises UserError for one that is not here, or too
+    old."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device=cuda was asked for and torch sees no GPU: leave device=auto")
     chosen = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
@@ -67,7 +72,9 @@ def pick(config: Config) -> Machine:
     workers = (min(os.cpu_count(), 8) if on_gpu else 0) if config.workers == "auto" else config.workers
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it deterministic matrix products raise
     torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a pass over every new tensor
+    torch.utils.deterministic.fill_uninitialized_memory = (
+        False  # a debugging aid that costs a pass over every new tensor
+    )
     torch.backends.cudnn.benchmark = not config.deterministic
     torch.manual_seed(config.seed)
     np.random.seed(config.seed)
@@ -88,9 +95,11 @@ def _in_float32(forward: Callable, module: nn.Module, images: torch.Tensor) -> t
 def _require_kernels(device: torch.device) -> None:
     """Refuse a GPU that the torch build has no kernels for, such as Kaggle's P100 with current builds."""
     major, minor = torch.cuda.get_device_capability(device)
-    built = [int(name.removeprefix("sm_").rstrip("af")) for name in torch.cuda.get_arch_list() if name.startswith("sm_")]
+    built = [
+        int(name.removeprefix("sm_").rstrip("af")) for name in torch.cuda.get_arch_list() if name.startswith("sm_")
+    ]
     if built and major * 10 + minor < min(built):
         raise UserError(
-            f"the GPU {torch.cuda.get_device_name(device)} has compute capability {major}.{minor} and this torch build starts at "
-            f"{min(built) / 10:.1f}: choose another accelerator (T4), or device=cpu"
+            f"the GPU {torch.cuda.get_device_name(device)} has compute capability {major}.{minor} and this torch build"
+            f" starts at {min(built) / 10:.1f}: choose another accelerator (T4), or device=cpu"
         )

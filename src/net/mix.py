@@ -11,9 +11,10 @@ def mix(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """With `probability`, the batch mixed with a permutation of itself; otherwise the very tensors that came in.
 
-    images uint8 or float [B, 1, S, S], targets float [B, C] in [0, 1], NaN = unknown. Every image keeps one share
-    λ ~ Beta(alpha, alpha) of itself, and the targets are mixed in the same proportion; unknown on either side stays unknown.
-    The random numbers depend on `key` (seed, epoch, step) and nothing else. MixUp returns float32 pixels, CutMix those of its kind.
+    images uint8 or float [B, 1, S, S], targets float [B, C] in [0, 1], NaN = unknown. Every image keeps one share λ ~
+    Beta(alpha, alpha) of itself, and the targets are mixed in the same proportion; unknown on either side stays
+    unknown. The random numbers depend on `key` (seed, epoch, step) and nothing else. MixUp returns float32 pixels,
+    CutMix those of its kind.
     """
     rng = np.random.default_rng(np.random.SeedSequence(key))
     if kind == "none" or rng.random() >= probability:
@@ -23,15 +24,20 @@ def mix(
     return images, _blend(targets, targets[order], share)
 
 
-def mixup(images: torch.Tensor, order: torch.Tensor, share: float, rng: np.random.Generator) -> tuple[torch.Tensor, float]:
+def mixup(
+    images: torch.Tensor, order: torch.Tensor, share: float, rng: np.random.Generator
+) -> tuple[torch.Tensor, float]:
     """λ·x_i + (1 − λ)·x_j for every pixel (Zhang et al. 2018, section 2)."""
     return _blend(images.float(), images[order].float(), share), share
 
 
-def cutmix(images: torch.Tensor, order: torch.Tensor, share: float, rng: np.random.Generator) -> tuple[torch.Tensor, float]:
+def cutmix(
+    images: torch.Tensor, order: torch.Tensor, share: float, rng: np.random.Generator
+) -> tuple[torch.Tensor, float]:
     """One box of x_j in the place it had, with sides √(1 − λ) of the image's (Yun et al. 2019, equations 1 and 2).
 
-    Its centre is uniform, and what lies beyond the border is lost: returned with the images is the share they really kept.
+    Its centre is uniform, and what lies beyond the border is lost: returned with the images is the share they really
+    kept.
     """
     sides = np.array(images.shape[-2:])
     centre, reach = rng.random(2) * sides, math.sqrt(1 - share) / 2 * sides

@@ -1,4 +1,5 @@
-"""The network: a timm body with pooled features or a plain CNN, a head of ours, normalisation inside, and what is trained of it."""
+"""The network: a timm body with pooled features or a plain CNN, a head of ours, normalisation inside, and what is
+trained of it."""
 
 import logging
 import re
@@ -21,9 +22,9 @@ from core.files import shown, write_bytes
 class Net(nn.Module):
     """Grey uint8 images [B, 1, S, S] to logits [B, C].
 
-    `mean` and `std` (per channel, of values in [0, 1]) are the body's own and travel in its checkpoints; broadcasting against them makes its
-    channels. Layers of the body that are not trained have no gradient and stay in eval mode: norm statistics and dropout rest.
-    `pretrained` says that the body does not start at random.
+    `mean` and `std` (per channel, of values in [0, 1]) are the body's own and travel in its checkpoints; broadcasting
+    against them makes its channels. Layers of the body that are not trained have no gradient and stay in eval mode:
+    norm statistics and dropout rest. `pretrained` says that the body does not start at random.
     """
 
     def __init__(self, body: nn.Module, head: nn.Module, mean: tuple, std: tuple, pretrained: bool):
@@ -42,13 +43,14 @@ class Net(nn.Module):
         return config.unfrozen if self.pretrained else 1.0
 
     def groups(self, config: Config) -> list[dict]:
-        """The optimizer's parameter groups: the body, which may learn more slowly when it is pretrained, and the head."""
+        """The optimizer's parameter groups: the body, which may learn more slowly when it is pretrained, and the
+        head."""
         body_lr = config.lr if config.body_lr == "lr" or not self.pretrained else config.body_lr
         return [{"params": list(self.body.parameters()), "lr": body_lr}, {"params": list(self.head.parameters())}]
 
     def unfreeze(self, share: float) -> None:
-        """Train the top `share` of the body's layers and no others. A layer is a module with parameters of its own (convolution,
-        norm, linear), in the order in which the body holds them."""
+        """Train the top `share` of the body's layers and no others. A layer is a module with parameters of its own
+        (convolution, norm, linear), in the order in which the body holds them."""
         modules = list(self.body.modules())
         layers = [place for place, module in enumerate(modules) if module._parameters]
         below = len(layers) - int(share * len(layers) + 0.5)  # layers that rest
@@ -69,13 +71,16 @@ class Net(nn.Module):
     def parameters_said(self, config: Config) -> dict[str, int]:
         """How many parameters the network has, and how many of them training changes after the frozen epochs."""
         self.unfreeze(self.share(config))
-        counted = {"total": list(self.parameters()), "trainable": [parameter for parameter in self.parameters() if parameter.requires_grad]}
+        counted = {
+            "total": list(self.parameters()),
+            "trainable": [parameter for parameter in self.parameters() if parameter.requires_grad],
+        }
         return {name: sum(parameter.numel() for parameter in some) for name, some in counted.items()}
 
 
 def dense(features: int, classes: int, dropout: float, spelled: str) -> nn.Sequential:
-    """The head: dropout of the features, a ReLU layer with dropout for every `units/dropout` of `spelled` (`256/0.30->128/0.30`,
-    or `none`), then the logits."""
+    """The head: dropout of the features, a ReLU layer with dropout for every `units/dropout` of `spelled`
+    (`256/0.30->128/0.30`, or `none`), then the logits."""
     layers: list[nn.Module] = [nn.Dropout(dropout)]
     for units, rate in [part.split("/") for part in spelled.split("->")] if spelled != "none" else []:
         layers += [nn.Linear(features, int(units)), nn.ReLU(), nn.Dropout(float(rate))]
@@ -87,12 +92,16 @@ def dense(features: int, classes: int, dropout: float, spelled: str) -> nn.Seque
 
 
 class PlainCNN(nn.Sequential):
-    """The thesis' network from scratch: blocks of convolution (2^(l+3) filters of 3×3 in block l), ReLU, batch norm and 2×2
-    max pooling, then global average pooling; [B, 1, S, S] to [B, 2^(blocks+3)]."""
+    """The thesis' network from scratch: blocks of convolution (2^(l+3) filters of 3×3 in block l), ReLU, batch norm and
+    2×2 max pooling, then global average pooling; [B, 1, S, S] to [B, 2^(blocks+3)]."""
 
     def __init__(self, blocks: int):
         widths = [1, *(2 ** (block + 3) for block in range(1, blocks + 1))]
-        layers = [layer for below, width in pairwise(widths) for layer in (nn.Conv2d(below, width, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(width), nn.MaxPool2d(2))]
+        layers = [
+            layer
+            for below, width in pairwise(widths)
+            for layer in (nn.Conv2d(below, width, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(width), nn.MaxPool2d(2))
+        ]
         super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.num_features = widths[-1]
 
@@ -104,10 +113,13 @@ def check(config: Config) -> None:
         blocks = int(plain[1])
         if config.weights not in ("imagenet", "none"):
             raise UserError(
-                f"weights = {config.weights}: {config.model} is trained from scratch and takes no weights: leave weights out"
+                f"weights = {config.weights}: {config.model} is trained from scratch and takes no weights: leave"
+                " weights out"
             )
         if config.size < 2**blocks:
-            raise UserError(f"size = {config.size} is too small for the {blocks} poolings of {config.model}: at least {2**blocks}")
+            raise UserError(
+                f"size = {config.size} is too small for the {blocks} poolings of {config.model}: at least {2**blocks}"
+            )
         return
     if not timm.is_model(config.model):
         near = timm.list_models(f"*{config.model.split('.')[0].split('_')[0]}*")[:5]
@@ -118,7 +130,8 @@ def check(config: Config) -> None:
 
 
 def build(config: Config, classes: int, weights: str) -> Net:
-    """The configuration's network, starting from `weights`: imagenet, none (random, or a checkpoint follows), or a file.
+    """The configuration's network, starting from `weights`: imagenet, none (random, or a checkpoint follows), or a
+    file.
 
     Raises UserError for what `check` refuses, and for weights that are unfetchable or of another network.
     """
@@ -136,12 +149,17 @@ def build(config: Config, classes: int, weights: str) -> Net:
         _load(body, Path(weights))
     cfg = body.pretrained_cfg
     if cfg.get("fixed_input_size") and cfg["input_size"][1] != config.size:
-        raise UserError(f"model = {config.model!r} takes images of {cfg['input_size'][1]} pixels only: set size={cfg['input_size'][1]}")
+        raise UserError(
+            f"model = {config.model!r} takes images of {cfg['input_size'][1]} pixels only: set"
+            f" size={cfg['input_size'][1]}"
+        )
     try:
         with torch.inference_mode():
             body.eval()(torch.zeros(1, 3, config.size, config.size))
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"model = {config.model!r} cannot take images of {config.size} pixels: choose another size") from error
+        raise UserError(
+            f"model = {config.model!r} cannot take images of {config.size} pixels: choose another size"
+        ) from error
     features = getattr(body, "head_hidden_size", body.num_features)
     head = dense(features, classes, config.dropout, config.head)
     return Net(body, head, cfg["mean"], cfg["std"], config.weights != "none").to(memory_format=torch.channels_last)
@@ -154,10 +172,13 @@ def _from_scratch(config: Config, classes: int, blocks: int) -> Net:
 
 
 def save_pretrained(name: str, path: Path) -> None:
-    """Fetch the pretrained weights of a timm model and write them to a .safetensors file. Raises UserError when they cannot be fetched."""
+    """Fetch the pretrained weights of a timm model and write them to a .safetensors file. Raises UserError when they
+    cannot be fetched."""
     if not timm.is_model(name):
         raise UserError(f"model = {name!r} is no timm model")
-    write_bytes(path, safetensors.torch.save({key: value.contiguous() for key, value in _fetched(name).state_dict().items()}))
+    write_bytes(
+        path, safetensors.torch.save({key: value.contiguous() for key, value in _fetched(name).state_dict().items()})
+    )
 
 
 def _fetched(name: str) -> nn.Module:
@@ -168,8 +189,8 @@ def _fetched(name: str) -> nn.Module:
         return timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # the hub client raises a dozen kinds; each means that there are no weights
         raise UserError(
-            f"the ImageNet weights of {name} could not be fetched ({type(error).__name__}): give a file with weights=FILE "
-            "(.safetensors or .pth of that timm model), or weights=none for random weights"
+            f"the ImageNet weights of {name} could not be fetched ({type(error).__name__}): give a file with"
+            " weights=FILE (.safetensors or .pth of that timm model), or weights=none for random weights"
         ) from error
 
 
@@ -188,7 +209,9 @@ def _load(body: nn.Module, path: Path) -> None:
     try:
         state = timm.models.load_state_dict(str(path))
     except Exception as error:  # pickle, zip, JSON and safetensors errors: each means that this is no weights file
-        raise UserError(f"weights = {shown(path)} is no readable .safetensors or .pth file ({type(error).__name__})") from error
+        raise UserError(
+            f"weights = {shown(path)} is no readable .safetensors or .pth file ({type(error).__name__})"
+        ) from error
     own = {key: value for key, value in body.state_dict().items() if not key.endswith("num_batches_tracked")}
     missing = [key for key in own if key not in state]
     wrong = [key for key in own if key in state and own[key].shape != state[key].shape]

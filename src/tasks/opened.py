@@ -61,7 +61,9 @@ class Opened:
             return None
         predicted = about.get("predicted", [about.get("best_epoch")])[0]
         if predicted != about.get("best_epoch"):
-            raise UserError(f"{shown(path)} are of epoch {predicted}, and the best is now {about['best_epoch']}: run predict on it")
+            raise UserError(
+                f"{shown(path)} are of epoch {predicted}, and the best is now {about['best_epoch']}: run predict on it"
+            )
         test, solution = read_logits(path), Path(about["data"]) / "solution.csv"
         if not np.isnan(test.targets).all():
             return test

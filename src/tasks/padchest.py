@@ -22,9 +22,7 @@ class Padchest(ByPatient):
     # "." for numbered folders beside the label file
     layout = Layout("padchest", ("PADCHEST*.csv*",), ("images", "."), from_kaggle=False)
     views = ("original",)  # no flip: left and right are findings here
-    seen = re.compile(
-        r"padchest|(?<![a-z])pc(?![a-z])|xrv|torchxrayvision|res224-all|cxr[-_]?lt", re.IGNORECASE
-    )
+    seen = re.compile(r"padchest|(?<![a-z])pc(?![a-z])|xrv|torchxrayvision|res224-all|cxr[-_]?lt", re.IGNORECASE)
 
     def read(self, source: Source) -> Tables:
         config = self.config

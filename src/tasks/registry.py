@@ -43,9 +43,11 @@ def task_of(config: Config) -> Task:
 
 
 def problem_of(contents: Sequence[Logits], costs: Sequence[float] | None = None) -> Problem:
-    """The kind of problem that anyone's logits files are of: one class an image where `prior` is a distribution over the
-    classes, as a softmax assumes; otherwise any number of labels. `costs` are those of the former."""
+    """The kind of problem that anyone's logits files are of: one class an image where `prior` is a distribution over
+    the classes, as a softmax assumes; otherwise any number of labels. `costs` are those of the former."""
     single = all(np.isclose(content.prior.sum(), 1, rtol=0, atol=1e-5) for content in contents)
     if costs and not single:
-        raise UserError("these logits have any number of labels an image, and are not scored by costs: leave --costs out")
+        raise UserError(
+            "these logits have any number of labels an image, and are not scored by costs: leave --costs out"
+        )
     return SingleLabel(Costs(*costs or ())) if single else MultiLabel()

@@ -27,8 +27,8 @@ class SingleLabelConfig(Config):
     def _one_correction(cls, value):
         if len(value) > 1:
             raise ValueError(
-                "each of them shifts the class prior that the network learns, and together they drown the common classes (a "
-                "sampler with loss weights and focal loss scored −117 on Kaggle): keep one"
+                "each of them shifts the class prior that the network learns, and together they drown the common"
+                " classes (a sampler with loss weights and focal loss scored −117 on Kaggle): keep one"
             )
         return value
 
@@ -38,7 +38,12 @@ class SingleLabel(Problem):
 
     monitor = "score"
     rules = tuple(RULES)
-    headings = {"score": "score", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}
+    headings = {
+        "score": "score",
+        "accuracy": "accuracy",
+        "balanced_accuracy": "balanced accuracy",
+        "macro_f1": "macro-F1",
+    }
     plots = ("training", "temperature", "confidence", "confusion", "class_costs")
 
     def __init__(self, costs: Costs = Costs()):
@@ -61,7 +66,9 @@ class SingleLabel(Problem):
     def calibrate(self, vals: Sequence[Logits], temperature: float | None = None) -> dict:
         return single_label.calibrate(self.costs, vals, temperature)
 
-    def decide(self, tests: Sequence[Logits], calibration: dict, rule: str, counts: np.ndarray | None = None) -> np.ndarray:
+    def decide(
+        self, tests: Sequence[Logits], calibration: dict, rule: str, counts: np.ndarray | None = None
+    ) -> np.ndarray:
         return single_label.one_hot(tests, calibration, rule, counts)
 
     fault = staticmethod(one_answer)
