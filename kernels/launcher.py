@@ -26,7 +26,7 @@ PUSH = json.loads(r"""@@PUSH@@""")  # what this push was given
 NAME, CONFIG, SETTINGS = PUSH["name"], PUSH["config"], PUSH["settings"]
 DIGEST, RUN_ID = PUSH["digest"], PUSH["run_id"]  # of the bundle, and of this push
 ACCELERATOR = PUSH["accelerator"]  # the machine_shape that was asked for
-LOCKED = PUSH["locked"]  # the versions that the kit was tested with
+LOCKED = PUSH["locked"]  # name → the versions that the kit was tested with
 WEIGHTS = PUSH["weights"]  # a file in an attached dataset, or nothing
 RESUME = PUSH["resume"]  # whether an earlier run must be there to go on with
 KAGGLE = Path(os.environ.get("CXR_KAGGLE", "/kaggle"))  # a rehearsal has its own
@@ -53,7 +53,9 @@ def say_where() -> None:
         flush=True,
     )
     differ = [
-        f"{name} {found[name]} ({LOCKED[name]})" for name in LOCKED if found[name].partition("+")[0] != LOCKED[name]
+        f"{name} {number} ({' or '.join(LOCKED[name])})"
+        for name, number in found.items()
+        if number.partition("+")[0] not in LOCKED[name]
     ]
     if differ:
         print(

@@ -5,20 +5,21 @@ Welch's t-test between independent replicates, the first being the reference; th
 the same images; every label's difference to published figures.
 """
 
-import csv
 import glob
 import math
 import re
 import statistics
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import evaluate
 from answers import stats
-from core.errors import Parser, UserError, command, some
+from core.commands import Parser
+from core.errors import UserError, command, some
 from core.files import SYNTHETIC, read_json, shown, write_json, write_rows
+from core.tables import read_table
 from core.task import Task
 from tasks.opened import Opened, open_run
 
@@ -113,10 +114,8 @@ def reported(run: Opened) -> dict:
     path, calibration = run.folder / "report.json", run.folder / "calibration.json"
     if not path.is_file() or (calibration.is_file() and calibration.stat().st_mtime_ns > path.stat().st_mtime_ns):
         return _written(run)
-    found = read_json(path)
-    whole = {"run", "rule", "validation", "per_class"} <= found.keys() and found["rule"] == run.about["config"].get(
-        "rule"
-    )
+    found, rule = read_json(path), run.about["config"].get("rule")
+    whole = {"run", "rule", "validation", "per_class"} <= found.keys() and found["rule"] == rule
     return found if whole else _written(run)
 
 
@@ -160,13 +159,18 @@ def doubts(side: Side) -> list[str]:
         - {"workers", "hours", "device"}
     )
     seeds = [run.config.seed for run in side.runs]
-    return [
-        f"WARNING: the runs of {side.name} differ in more than the seed, so they are no replicates of one"
-        f" configuration: {some(differing)}"
-    ] * bool(differing) + [
-        f"WARNING: runs of {side.name} share a seed, so they may be copies, not independent replicates: seeds"
-        f" {some(seeds)}"
-    ] * (len(set(seeds)) < len(seeds))
+    found = []
+    if differing:
+        found.append(
+            f"WARNING: the runs of {side.name} differ in more than the seed, so they are no replicates of one"
+            f" configuration: {some(differing)}"
+        )
+    if len(set(seeds)) < len(seeds):
+        found.append(
+            f"WARNING: runs of {side.name} share a seed, so they may be copies, not independent replicates: seeds"
+            f" {some(seeds)}"
+        )
+    return found
 
 
 # ---- Welch's test
@@ -200,25 +204,15 @@ def contrasts(names: Sequence[str], samples: Sequence[Sample]) -> list[dict]:
     difference (to the reference), t, critical (t*), df, p of Welch's test, holm (p, from three tests on) and verdict.
     NaN: not tested, or none.
     """
-    base, blank = samples[0], math.nan
+    base, untested = samples[0], stats.Welch(*[math.nan] * 4)
     rows = []
     for name, one in zip(names, samples, strict=True):
-        test = (
-            stats.welch(one.mean, one.sd, one.n, base.mean, base.sd, base.n, ALPHA)
-            if rows
-            else stats.Welch(blank, blank, blank, blank)
-        )
-        rows.append(
-            {
-                "name": name,
-                "n": one.n,
-                "mean": one.mean,
-                "sd": one.sd,
-                "difference": one.mean - base.mean if rows else blank,
-                **test._asdict(),
-                "holm": blank,
-            }
-        )
+        row = {"name": name, "n": one.n, "mean": one.mean, "sd": one.sd, "difference": math.nan}
+        test = untested
+        if rows:
+            row["difference"] = one.mean - base.mean
+            test = stats.welch(one.mean, one.sd, one.n, base.mean, base.sd, base.n, ALPHA)
+        rows.append({**row, **test._asdict(), "holm": math.nan})
     if sum(not math.isnan(row["p"]) for row in rows) >= MANY:
         for row, adjusted in zip(rows, stats.holm([row["p"] for row in rows]), strict=True):
             row["holm"] = float(adjusted)
@@ -240,32 +234,33 @@ def table(metric: str, rows: Sequence[dict]) -> list[str]:
     digits."""
     width = max(len("name"), *(len(row["name"]) for row in rows))
     many = any(not math.isnan(row["holm"]) for row in rows)
-    lines = [
-        (
-            f"{metric}: Welch's t-test, two-sided, α = {ALPHA}; difference to {rows[0]['name']}"
-            if len(rows) > 1
-            else f"{metric}:"
-        ),
-        f"{'name':{width}}{'n':>4}{'mean ± s.d.':>17}"
-        + (f"{'difference':>12}{'|t|':>8}{'t*':>7}{'df':>7}{'p':>9}" + f"{'Holm p':>9}" * many + "  verdict")
-        * (len(rows) > 1),
-    ]
+    head = f"{'name':{width}}{'n':>4}{'mean ± s.d.':>17}"
+    if len(rows) > 1:
+        title = f"{metric}: Welch's t-test, two-sided, α = {ALPHA}; difference to {rows[0]['name']}"
+        head += f"{'difference':>12}{'|t|':>8}{'t*':>7}{'df':>7}{'p':>9}" + f"{'Holm p':>9}" * many + "  verdict"
+    else:
+        title = f"{metric}:"
+    lines = [title, head]
     for row in rows:
-        mean = _shown(row["mean"], ".3f") + ("" if math.isnan(row["sd"]) else f" ± {row['sd']:.3f}")
-        tested = [
-            _shown(row["difference"], "+.3f").rjust(12),
-            _shown(abs(row["t"]), ".2f").rjust(8),
-            _shown(row["critical"], ".2f").rjust(7),
-            _shown(row["df"], ".1f").rjust(7),
-            _shown(row["p"], "#.2g").rjust(9),
-            _shown(row["holm"], "#.2g").rjust(9) * many,
-            f"  {row['verdict']}",
-        ]
-        lines.append(
-            f"{row['name']:{width}}{row['n']:4d}{mean:>17}"
-            + ("".join(tested) if row is not rows[0] else "  reference".rjust(12) * (len(rows) > 1))
-        )
+        mean = f"{row['name']:{width}}{row['n']:4d}{_mean_and_sd(row['mean'], row['sd'], '.3f'):>17}"
+        if row is not rows[0]:
+            lines.append(mean + _tested(row, many))
+        else:
+            lines.append(mean + "  reference".rjust(12) * (len(rows) > 1))
     return lines + _why_not(rows)
+
+
+def _tested(row: dict, many: bool) -> str:
+    """The cells of Welch's test; `many` of them: Holm's p too."""
+    cells = [
+        _shown(row["difference"], "+.3f").rjust(12),
+        _shown(abs(row["t"]), ".2f").rjust(8),
+        _shown(row["critical"], ".2f").rjust(7),
+        _shown(row["df"], ".1f").rjust(7),
+        _shown(row["p"], "#.2g").rjust(9),
+        _shown(row["holm"], "#.2g").rjust(9) * many,
+    ]
+    return f"{''.join(cells)}  {row['verdict']}"
 
 
 def _why_not(rows: Sequence[dict]) -> list[str]:
@@ -275,23 +270,28 @@ def _why_not(rows: Sequence[dict]) -> list[str]:
     lacking = [row["name"] for row in rows if math.isnan(row["mean"])]
     single = [row["name"] for row in rows if row["n"] < 2]
     still = [row["name"] for row in untested if rows[0]["sd"] == row["sd"] == 0]
-    return (
-        [f"Not defined in every run, so not tested: {some(lacking)}."] * bool(lacking)
-        + [
+    lines = []
+    if lacking:
+        lines.append(f"Not defined in every run, so not tested: {some(lacking)}.")
+    if single:
+        lines.append(
             f"A single run has no s.d., so nothing is tested with {some(single)}: give at least two replicates, with"
             " commas or a glob."
-        ]
-        * bool(single)
-        + [
+        )
+    if still:
+        lines.append(
             f"No spread at all, in the reference as in {some(still)}, says nothing of the noise, so nothing is tested"
             " there."
-        ]
-        * bool(still)
-    )
+        )
+    return lines
 
 
 def _shown(value: float, form: str) -> str:
     return "–" if math.isnan(value) else f"{value:{form}}"
+
+
+def _mean_and_sd(mean: float, sd: float, form: str) -> str:
+    return _shown(mean, form) + ("" if math.isnan(sd) else f" ± {sd:.3f}")
 
 
 # ---- on the same images
@@ -305,13 +305,9 @@ def paired(task: Task, ours: Side, theirs: Side) -> dict:
             f"{ours.name} has {len(ours.runs)} runs and {theirs.name} {len(theirs.runs)}, and pairs are made in their"
             " order: give as many of each"
         )
-    found = [[run.evidence for run in side.runs] for side in (ours, theirs)]
-    return {
-        "figure": task.monitor,
-        "name": ours.name,
-        "reference": theirs.name,
-        **task.paired(*found, theirs.runs[0].rows),
-    }
+    evidence = [[run.evidence for run in side.runs] for side in (ours, theirs)]
+    about = {"figure": task.monitor, "name": ours.name, "reference": theirs.name}
+    return about | task.paired(*evidence, theirs.runs[0].rows)
 
 
 def paired_lines(found: Sequence[dict]) -> list[str]:
@@ -324,51 +320,32 @@ def paired_lines(found: Sequence[dict]) -> list[str]:
     ]
     for one in found:
         value, (low, high) = one["difference"][one["figure"]], one["difference"]["interval"]
-        lines.append(
-            f"{one['name']:{width}}  {value:+.3f}  [{low:+.3f}, {high:+.3f}] "
-            f" {'these networks differ' if low > 0 or high < 0 else 'no difference shown'}"
-        )
+        verdict = "these networks differ" if low > 0 or high < 0 else "no difference shown"
+        lines.append(f"{one['name']:{width}}  {value:+.3f}  [{low:+.3f}, {high:+.3f}]  {verdict}")
         if len(one["pairs"]) > 1:
-            lines.append(
-                f"{'':{width}}  the mean of {len(one['pairs'])} pairs:"
-                f" {', '.join(f'{pair:+.3f}' for pair in one['pairs'])}"
-            )
-    return [
-        *lines,
-        (
-            "This is the luck of the images for these very networks; that of training again is in Welch's test of"
-            " replicates."
-        ),
-    ]
+            pairs = ", ".join(f"{pair:+.3f}" for pair in one["pairs"])
+            lines.append(f"{'':{width}}  the mean of {len(one['pairs'])} pairs: {pairs}")
+    lines.append(
+        "This is the luck of the images for these very networks; that of training again is in Welch's test of"
+        " replicates."
+    )
+    return lines
 
 
 # ---- label by label
 def read_published(path: Path) -> dict[str, float]:
     """A CSV of `label,auc`: label → AUC. Raises UserError for another header, a label twice, and what is no AUC."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows = [(reader.line_num, row) for row in reader]
-    except OSError as error:
-        raise UserError(f"{shown(path)} cannot be read ({error.strerror})") from error
-    except (ValueError, csv.Error) as error:
-        raise UserError(f"{shown(path)} is no readable CSV ({error}): wanted are lines of label,auc") from error
-    if not {"label", "auc"} <= set(reader.fieldnames or ()) or not rows:
-        raise UserError(
-            f"{shown(path)} must have the columns label and auc, and a line for every label; it has"
-            f" {some(reader.fieldnames or ['nothing'])}"
-        )
-    found = {}
-    for line, row in rows:
-        label = (row["label"] or "").strip()
+    table = read_table(path, ["label", "auc"], "wanted are lines of label,auc")
+    found: dict[str, float] = {}
+    for line, (label, text) in enumerate(zip(table["label"].str.strip(), table["auc"], strict=True), start=2):
         try:
-            value = float(row["auc"])
-        except (TypeError, ValueError):
+            value = float(text)
+        except ValueError:
             value = math.nan
         if not label or label in found or not 0 <= value <= 1:
             raise UserError(
-                f"{shown(path)}, line {line}: {label!r} with auc {row['auc']!r} will not do: every label once, with an"
-                " AUC from 0 to 1"
+                f"{shown(path)}, line {line}: {label!r} with auc {text!r} will not do: every label once, "
+                "with an AUC from 0 to 1"
             )
         found[label] = value
     return found
@@ -417,62 +394,27 @@ def delta_lines(found: Sequence[dict], source: Path) -> list[str]:
     labels = [row["label"] for row in found[0]["labels"]]
     width = max(len("label"), *map(len, labels))
     wide = max(18, *(len(one["name"]) + 4 for one in found))
+    n = ", ".join(str(one["labels"][0]["n"]) for one in found)
     lines = [
-        (
-            f"Δ: AUC-ROC of every label minus that of {shown(source)}, mean ± s.d. over the runs (n ="
-            f" {', '.join(str(one['labels'][0]['n']) for one in found)})"
-        ),
+        f"Δ: AUC-ROC of every label minus that of {shown(source)}, mean ± s.d. over the runs (n = {n})",
         f"{'label':{width}}{'published':>11}" + "".join(f"{'Δ ' + one['name']:>{wide}}" for one in found),
     ]
     for number, label in enumerate(labels):
         own = [one["labels"][number] for one in found]
-        cells = [_shown(row["delta"], "+.3f") + ("" if math.isnan(row["sd"]) else f" ± {row['sd']:.3f}") for row in own]
+        cells = [_mean_and_sd(row["delta"], row["sd"], "+.3f") for row in own]
         lines.append(f"{label:{width}}{own[0]['published']:11.3f}" + "".join(f"{cell:>{wide}}" for cell in cells))
-    return (
-        lines
-        + [f"without a published figure: {', '.join(found[0]['only_ours'])}"] * bool(found[0]["only_ours"])
-        + [f"published, but not a label here: {', '.join(found[0]['only_published'])}"]
-        * bool(found[0]["only_published"])
-    )
+    for what, key in (
+        ("without a published figure", "only_ours"),
+        ("published, but not a label here", "only_published"),
+    ):
+        if found[0][key]:
+            lines.append(f"{what}: {', '.join(found[0][key])}")
+    return lines
 
 
 # ---- the verb
 def main(argv: list[str]) -> None:
-    parser = Parser(
-        description=(
-            "Compare runs, replicates and published results: Welch's t-test, the paired bootstrap, tables 9 and 10 of"
-            " the thesis."
-        ),
-        usage="A B [C ...] [--metric NAME,...] [--paired] [--table9 CSV] [--table10] [--json FILE] [--csv FILE]",
-    )
-    parser.add_argument(
-        "sides",
-        metavar="A",
-        nargs="+",
-        help=(
-            "[NAME=] a run folder, folders with commas between them, a glob in quotes, or 0.741±0.007,3; the first is"
-            " the reference"
-        ),
-    )
-    parser.add_argument(
-        "--metric",
-        metavar="NAME",
-        action="append",
-        help="the figures to compare; default: the one that chooses the epoch",
-    )
-    parser.add_argument(
-        "--paired", action="store_true", help="pair the runs of groups in their order, on the same images"
-    )
-    parser.add_argument(
-        "--table9", metavar="CSV", type=Path, help="also every label's AUC minus that of a CSV of label,auc"
-    )
-    parser.add_argument("--table10", action="store_true", help="also what `evaluate` prints of each side's runs")
-    parser.add_argument("--json", metavar="FILE", type=Path)
-    parser.add_argument("--csv", metavar="FILE", type=Path)
-    given = parser.parse_args(
-        [re.sub(r"^-(?=[\d.])", "−", word) for word in argv]
-    )  # a published mean may be negative, and no option is a number
-
+    given = _parsed(argv)
     published = read_published(given.table9) if given.table9 else None
     found = sides(given.sides)
     task = task_of(found)
@@ -485,20 +427,10 @@ def main(argv: list[str]) -> None:
         raise UserError(
             "--paired, --table9 and --table10 are for runs, and only published results were given: name runs too"
         )
-    metrics = list(
-        dict.fromkeys(
-            chain.from_iterable(word.split(",") for word in given.metric or [task.monitor if task else "published"])
-        )
-    )
-    if len(metrics) > 1 and len(with_runs) < len(found):
-        raise UserError(
-            f"a published result is of one figure, and --metric asks for {len(metrics)}: compare them one by one"
-        )
+    metrics = _metrics(given.metric or [task.monitor if task else "published"], found)
 
-    tests = {
-        metric: contrasts([side.name for side in found], [figure(side, task, metric) for side in found])
-        for metric in metrics
-    }
+    names = [side.name for side in found]
+    tests = {metric: contrasts(names, [figure(side, task, metric) for side in found]) for metric in metrics}
     pairs, notes = _pairs(task, found, metrics, given.paired)
     deltas = [label_deltas(side, published) for side in with_runs] if given.table9 else []
 
@@ -510,31 +442,52 @@ def main(argv: list[str]) -> None:
     lines += ["", *delta_lines(deltas, given.table9)] if deltas else []
     for side in with_runs if given.table10 else []:
         lines += ["", f"{side.name}:", *task.compare(side.reports)]
-    synthetic = any(report.get("synthetic") for side in found for report in side.reports)
-    part = next(
-        ("test" if "test" in report else "validation" for side in found for report in side.reports), None
-    )  # the same in all
-    head = [SYNTHETIC] * synthetic
-    head += [PARTS[part]] if part else []
+    reports = [report for side in found for report in side.reports]
+    synthetic = any(report.get("synthetic") for report in reports)
+    part = ("test" if "test" in reports[0] else "validation") if reports else None  # the same in all
+    head = [SYNTHETIC] * synthetic + ([PARTS[part]] if part else [])
     print("\n".join(head + lines).lstrip("\n"))
     if given.json:
-        write_json(
-            given.json,
-            _plain(
-                {
-                    "synthetic": synthetic,
-                    "part": part,
-                    "alpha": ALPHA,
-                    "metrics": tests,
-                    "paired": pairs,
-                    "table9": deltas,
-                }
-            ),
-        )
+        about = {"synthetic": synthetic, "part": part, "alpha": ALPHA}
+        write_json(given.json, _plain({**about, "metrics": tests, "paired": pairs, "table9": deltas}))
         print(f"wrote {shown(given.json)}")
     if given.csv:
         write_rows(given.csv, [_plain({"metric": metric, **row}) for metric, rows in tests.items() for row in rows])
         print(f"wrote {shown(given.csv)}")
+
+
+def _parsed(argv: list[str]) -> Namespace:
+    parser = Parser("compare")
+    add = parser.add_argument
+    add(
+        "sides",
+        metavar="A",
+        nargs="+",
+        help=(
+            "[NAME=] a run folder, folders with commas between them, a glob in quotes, or 0.741±0.007,3; the first is"
+            " the reference"
+        ),
+    )
+    chosen = "the figures to compare; default: the one that chooses the epoch"
+    add("--metric", metavar="NAME", action="append", help=chosen)
+    add("--paired", action="store_true", help="pair the runs of groups in their order, on the same images")
+    add("--table9", metavar="CSV", type=Path, help="also every label's AUC minus that of a CSV of label,auc")
+    add("--table10", action="store_true", help="also what `evaluate` prints of each side's runs")
+    add("--json", metavar="FILE", type=Path)
+    add("--csv", metavar="FILE", type=Path)
+    # a published mean may be negative, and no option is a number
+    return parser.parse_args([re.sub(r"^-(?=[\d.])", "−", word) for word in argv])
+
+
+def _metrics(words: Sequence[str], found: Sequence[Side]) -> list[str]:
+    """The names of the figures, each once, of words with commas between them. Raises UserError for several where a side
+    is of one."""
+    metrics = list(dict.fromkeys(name for word in words for name in word.split(",")))
+    if len(metrics) > 1 and not all(side.runs for side in found):
+        raise UserError(
+            f"a published result is of one figure, and --metric asks for {len(metrics)}: compare them one by one"
+        )
+    return metrics
 
 
 def _pairs(

@@ -11,7 +11,8 @@ import numpy as np
 from answers import single_label
 from answers.posterior import estimate_counts
 from core import submission
-from core.errors import Parser, UserError, command
+from core.commands import Parser
+from core.errors import UserError, command
 from core.files import read_json, shown
 from core.logits_file import Logits, read_logits
 from core.task import Problem
@@ -56,13 +57,7 @@ def merged(paths: Sequence[Path]) -> dict:
 
 
 def main(argv: list[str]) -> None:
-    parser = Parser(
-        description="Decide test logits by a rule and write the submission.",
-        usage=(
-            "TEST.npz [TEST.npz ...] --calibration FILE [FILE ...] --rule RULE --out CSV [--test test.csv] [--counts"
-            " FILE | --estimate-counts]"
-        ),
-    )
+    parser = Parser("decide")
     parser.add_argument(
         "tests", metavar="TEST.npz", type=Path, nargs="+", help="one file a network (fold), all of the same images"
     )

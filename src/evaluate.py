@@ -6,7 +6,8 @@ Several runs are compared.
 
 from pathlib import Path
 
-from core.errors import Parser, UserError, command
+from core.commands import Parser
+from core.errors import UserError, command
 from core.files import shown, write_json, write_rows
 from tasks.opened import Opened, open_run
 
@@ -33,10 +34,7 @@ def _written(run: Opened) -> dict:
 
 
 def main(argv: list[str]) -> None:
-    parser = Parser(
-        description="Write the whole validation report of a run, or of several and compare their rules.",
-        usage="RUN [RUN ...]",
-    )
+    parser = Parser("evaluate")
     parser.add_argument("runs", metavar="RUN", type=Path, nargs="+")
     given = parser.parse_args(argv)
     if len({folder.resolve() for folder in given.runs}) < len(given.runs):

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 import tune
+from core.commands import Parser
 from core.data_set import Layout
-from core.errors import Parser, UserError, command, some
+from core.errors import UserError, command, some
 from core.files import ROOT, SYNTHETIC, digest, home, read_json, shown, write_bytes, write_json, write_rows
 from core.task import Evidence, Task
 from images import locate
@@ -212,76 +214,71 @@ def write(table: dict, folder: Path) -> None:
     write_bytes(folder / "table.md", ("\n".join(studies.lines(table)) + "\n").encode())
 
 
-def main(argv: list[str]) -> None:
-    parser = Parser(
-        description="Do a study: rows of settings × seeds, to a table.",
-        usage="FILE [--data DIR] [--demo] [--toy] [--part I/N] [key=value ...] [--collect DIR ...]",
-    )
+def arguments(argv: list[str]) -> Namespace:
+    parser = Parser("experiment")
     parser.add_argument("study", metavar="FILE", help="a .yaml file, or its name below configs/experiments/")
     parser.add_argument("--data", metavar="DIR", help="as for the main job")
     parser.add_argument("--demo", action="store_true", help="the built-in synthetic data with quick settings")
     parser.add_argument("--toy", action="store_true", help="the same with tiny networks, to see that the study runs")
     parser.add_argument("--part", metavar="I/N", help="only the I-th of N parts, such as 2/4")
-    parser.add_argument(
-        "--collect",
-        metavar="DIR",
-        type=Path,
-        nargs="+",
-        help="studies' folders whose finished cells to make the table of; nothing is trained",
-    )
+    collect = "studies' folders whose finished cells to make the table of; nothing is trained"
+    parser.add_argument("--collect", metavar="DIR", type=Path, nargs="+", help=collect)
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of all rows")
     given = parser.parse_intermixed_args(argv)
     if given.collect and (given.part or given.data):
         raise UserError("--collect only reads finished cells: leave --part and --data out")
-    path, study = studies.read(given.study)
-    quick = given.demo or given.toy
+    return given
+
+
+def asked(given: Namespace, path: Path, study: Study, quick: bool) -> list[Cell]:
+    """The cells of a study as the command line asks for them, each checked as the main job would."""
     from net.checks import check  # here, for it loads torch
 
-    asked = studies.cells(study, path, given.settings, quick, quick, given.toy, check)
+    return studies.cells(study, path, given.settings, quick, quick, given.toy, check)
+
+
+def collected(given: Namespace, path: Path, cells: Sequence[Cell]) -> dict[str, dict]:
+    """The records of cells that were done elsewhere. Raises UserError when there is none of them."""
+    records = studies.collected(given.collect, cells)
+    if not records:
+        where = some(shown(folder) for folder in given.collect)
+        raise UserError(
+            f"no cell of {shown(path)} as it is asked here is in {where}: "
+            "give the same --demo, --toy and key=value as there"
+        )
+    return records
+
+
+def main(argv: list[str]) -> None:
+    given = arguments(argv)
+    path, study = studies.read(given.study)
+    quick = given.demo or given.toy
+    cells, data, failed = asked(given, path, study, quick), None, []
     if given.collect:
-        data, failed = None, []
-        records = studies.collected(given.collect, asked)
-        if not records:
-            where = some(shown(folder) for folder in given.collect)
-            raise UserError(
-                f"no cell of {shown(path)} as it is asked here is in {where}: give the same --demo, --toy and key=value"
-                " as there"
-            )
+        records = collected(given, path, cells)
         synthetic = any(one["synthetic"] for one in records.values())
     else:
-        task = studies.task_of(asked)
-        data = find(given.data, asked[0].config.slug, task.layout, quick)
+        data = find(given.data, cells[0].config.slug, studies.task_of(cells).layout, quick)
         if data.quick != quick:  # nothing was found, and the synthetic set has settings of its own
-            asked = studies.cells(study, path, given.settings, True, True, given.toy, check)
+            cells = asked(given, path, study, True)
         synthetic = data.synthetic
     folder = home() / "studies" / f"{path.stem}{'-toy' * given.toy}{'-demo' * (synthetic and not given.toy)}"
-    print(
-        "\n".join(
-            [
-                f"{path.stem}: {study.title}",
-                *[SYNTHETIC] * synthetic,
-                *[f"note: {' and '.join(rows)} ask for the same here" for rows in studies.same(asked)],
-            ]
-        ),
-        flush=True,
-    )
+    notes = [f"note: {' and '.join(rows)} ask for the same here" for rows in studies.same(cells)]
+    print("\n".join([f"{path.stem}: {study.title}", *[SYNTHETIC] * synthetic, *notes]), flush=True)
     if data:
-        mine = part_of(asked, given.part)
-        records, failed = work(study, mine, folder, data)
-        for cell in asked:  # what other parts left here
+        records, failed = work(study, part_of(cells, given.part), folder, data)
+        for cell in cells:  # what other parts left here
             place = folder / "cells" / f"{cell.key}-{data.key}.json"
             if cell.key not in records and place.is_file():
                 records[cell.key] = read_json(place)
-    table = studies.table(study, asked, records, given.toy)
+    table = studies.table(study, cells, records, given.toy)
     write(table, folder)
-    print(
-        "\n".join(["", *studies.lines(table), "", f"wrote {shown(folder / 'table.md')}, table.csv and table.json"]),
-        flush=True,
-    )
+    wrote = f"wrote {shown(folder / 'table.md')}, table.csv and table.json"
+    print("\n".join(["", *studies.lines(table), "", wrote]), flush=True)
     if failed:
         raise UserError(
-            f"{len(failed)} cells failed: {some(failed)}; their sentences stand above: mend it and run the same command"
-            " again, what is finished is kept"
+            f"{len(failed)} cells failed: {some(failed)}; their sentences stand above: "
+            "mend it and run the same command again, what is finished is kept"
         )
 
 

@@ -3,8 +3,13 @@
 Writes RUN/figures/explain/*.png, one contact sheet RUN/figures/explain.png, and RUN/figures/explain.csv.
 """
 
+from core.errors import UserError, command, some  # first, so that Ctrl-C is quiet while torch loads
+
+# isort: split
+
 import difflib
 import re
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +18,9 @@ import torch
 
 from answers import overlays
 from answers.overlays import Tile
+from core.commands import Parser
+from core.config import Config
 from core.data_set import Source
-from core.errors import Parser, UserError, command, some  # first, so that Ctrl-C is quiet while the rest loads
 from core.examples import Example
 from core.files import home, shown, write_bytes, write_rows
 from core.logits_file import Logits
@@ -39,92 +45,103 @@ def explain(
     """
     config = task.config
     machine = machinery.pick(config.model_copy(update={"precision": "fp32"}))  # gradients of bf16 are coarse
-    every = content.ids.tolist()
-    cropper = lungs.build(config.crop, config.masks, home() / "weights", machine.device, every)
-    masker = (
-        lungs.Masks(masks, every)
-        if masks
-        else cropper
-        if config.crop != "none" or not config.masks
-        else lungs.Masks(Path(config.masks), every)
-    )
+    cropper, masker = _croppers(config, masks, content.ids.tolist(), machine.device)
     net = machine.place(model.build(config, len(content.classes), weights="none"))
     net.load_state_dict(checkpoint.load(run / "best.pt", machine.device, ["model"])["model"])
 
     ids = content.ids[[example.row for example in examples]]
-    table = task.read(source).labelled
-    place_of = dict(zip(table.ids.tolist(), table.places.tolist(), strict=True))
-    if lost := [one for one in ids.tolist() if one not in place_of]:
-        raise UserError(
-            f"{shown(source.folder)} does not have the run's images {some(lost)}: name its own data with --data"
-        )
-    pack, failed = images_pack.pack(source.images, ids, config.size, place_of, cropper)
-    if failed:
-        raise UserError(
-            f"images in {shown(source.images)} cannot be read:"
-            f" {some(f'{name} ({reason})' for name, reason in sorted(failed.items()))}; mend or fetch them again"
-        )
-    cropper.ready()  # packed images that were reused did not ask for it
-    pixels = np.array(np.load(pack.array, mmap_mode="r")[pack.rows(ids)])
-    maps = cam.weighted(
-        net, torch.from_numpy(pixels)[:, None].to(machine.device), [example.label for example in examples]
-    )
+    places = _places(source, task, ids.tolist())
+    pixels = _pixels(source, ids, places, config.size, cropper)
+    shots = torch.from_numpy(pixels)[:, None].to(machine.device)
+    maps = cam.weighted(net, shots, [example.label for example in examples])
 
     rows, tiles = [], []
     for one, image, signed, example in zip(ids.tolist(), pixels, maps, examples, strict=True):
-        heat, kind = cam.spread(signed, config.size)
-        mask = _mask(source.images / place_of[one], one, cropper, masker, config.size)
+        mask = _mask(source.images / places[one], one, cropper, masker, config.size)
         label = str(content.classes[example.label])
-        known = mask is not None and kind != "none"
-        rows.append(
-            {
-                "id": one,
-                "label": label,
-                "p": round(float(example.p), 6),
-                "why": example.why,
-                "map": kind,
-                "energy_in_lungs": round(cam.energy_share(heat, mask), 4) if known else "",
-                "lungs_in_image": round(float(mask.mean()), 4) if mask is not None else "",
-                "file": f"explain/{re.sub(r'[^A-Za-z0-9]+', '-', label)}-{Path(one).stem}.png",
-            }
-        )
-        inside = (
-            [f"{rows[-1]['energy_in_lungs']:.0%} of the map in the lungs ({mask.mean():.0%} of the image)"]
-            if known
-            else []
-        )
-        tiles.append(
-            Tile(
-                image,
-                heat,
-                kind,
-                [one, f"{label}, p = {example.p:.2f}", example.why, *filter(None, [cam.KINDS[kind]]), *inside],
-                mask,
-            )
-        )
+        row, tile = _explained(one, label, example, image, cam.spread(signed, config.size), mask)
+        rows.append(row)
+        tiles.append(tile)
 
     synthetic = "SYNTHETIC DATA: " if run.about.get("synthetic") else ""
-    written = {
-        out / row["file"]: overlays.picture(tile._replace(caption=[synthetic + tile.caption[0], *tile.caption[1:]]))
-        for row, tile in zip(rows, tiles, strict=True)
-    }
-    title = (
-        f"{synthetic}Grad-CAM of {config.name} ({config.model}), enlarged from {maps.shape[1]} × {maps.shape[2]}"
-        " positions"
-    )
-    reasons = {row["why"] for row in rows}
-    if len(reasons) == 1:  # said once
-        title, tiles = (
-            f"{title}; {rows[0]['why']}",
-            [tile._replace(caption=[line for line in tile.caption if line not in reasons]) for tile in tiles],
-        )
-    written[out / "explain.png"] = overlays.sheet(tiles, title)
-    for path, content in written.items():
-        write_bytes(path, content)
+    enlarged = f"enlarged from {maps.shape[1]} × {maps.shape[2]} positions"
+    written = _pictures(rows, tiles, synthetic, f"Grad-CAM of {config.name} ({config.model}), {enlarged}", out)
+    for path, picture in written.items():
+        write_bytes(path, picture)
     write_rows(out / "explain.csv", rows)
     for stale in set((run / "figures/explain").glob("*.png")) - written.keys() if out == run / "figures" else ():
         stale.unlink()
     return rows
+
+
+def _croppers(
+    config: Config, masks: Path | None, ids: list[str], device: torch.device
+) -> tuple[lungs.Cropper, lungs.Cropper]:
+    """What crops the run's images, and what has the lung masks that are shown: those of `masks`, else the run's own."""
+    cropper = lungs.build(config.crop, config.masks, home() / "weights", device, ids)
+    if masks:
+        return cropper, lungs.Masks(masks, ids)
+    if config.crop != "none" or not config.masks:
+        return cropper, cropper
+    return cropper, lungs.Masks(Path(config.masks), ids)
+
+
+def _places(source: Source, task: Task, ids: list[str]) -> dict[str, str]:
+    """Where every labelled image of the data set lies below its folder of images."""
+    table = task.read(source).labelled
+    places = dict(zip(table.ids.tolist(), table.places.tolist(), strict=True))
+    if lost := [one for one in ids if one not in places]:
+        raise UserError(
+            f"{shown(source.folder)} does not have the run's images {some(lost)}: name its own data with --data"
+        )
+    return places
+
+
+def _pixels(source: Source, ids: np.ndarray, places: dict[str, str], size: int, cropper: lungs.Cropper) -> np.ndarray:
+    """The images as the network saw them, uint8 [N, size, size]."""
+    pack, failed = images_pack.pack(source.images, ids, size, places, cropper)
+    if failed:
+        reasons = some(f"{name} ({reason})" for name, reason in sorted(failed.items()))
+        raise UserError(f"images in {shown(source.images)} cannot be read: {reasons}; mend or fetch them again")
+    cropper.ready()  # packed images that were reused did not ask for it
+    return np.array(np.load(pack.array, mmap_mode="r")[pack.rows(ids)])
+
+
+def _explained(
+    one: str, label: str, example: Example, image: np.ndarray, spread: tuple[np.ndarray, str], mask: np.ndarray | None
+) -> tuple[dict, Tile]:
+    """The row of the CSV and the tile of the sheet of an image, from its map and that map's kind."""
+    heat, kind = spread
+    row = {
+        "id": one,
+        "label": label,
+        "p": round(float(example.p), 6),
+        "why": example.why,
+        "map": kind,
+        "energy_in_lungs": "",
+        "lungs_in_image": round(float(mask.mean()), 4) if mask is not None else "",
+        "file": f"explain/{re.sub(r'[^A-Za-z0-9]+', '-', label)}-{Path(one).stem}.png",
+    }
+    caption = [one, f"{label}, p = {example.p:.2f}", example.why, *filter(None, [cam.KINDS[kind]])]
+    if mask is not None and kind != "none":
+        row["energy_in_lungs"] = inside = round(cam.energy_share(heat, mask), 4)
+        caption.append(f"{inside:.0%} of the map in the lungs ({mask.mean():.0%} of the image)")
+    return row, Tile(image, heat, kind, caption, mask)
+
+
+def _pictures(rows: Sequence[dict], tiles: Sequence[Tile], synthetic: str, title: str, out: Path) -> dict[Path, bytes]:
+    """Where to write what: every tile as a picture of its own, and the sheet of all; `synthetic` stands before the
+    captions and the title."""
+    written = {
+        out / row["file"]: overlays.picture(tile._replace(caption=[synthetic + tile.caption[0], *tile.caption[1:]]))
+        for row, tile in zip(rows, tiles, strict=True)
+    }
+    title, reasons = synthetic + title, {row["why"] for row in rows}
+    if len(reasons) == 1:  # said once
+        title = f"{title}; {rows[0]['why']}"
+        tiles = [tile._replace(caption=[line for line in tile.caption if line not in reasons]) for tile in tiles]
+    written[out / "explain.png"] = overlays.sheet(tiles, title)
+    return written
 
 
 def _mask(path: Path, one: str, cropper: lungs.Cropper, masker: lungs.Cropper, size: int) -> np.ndarray | None:
@@ -149,26 +166,7 @@ def _columns(wanted: str | None, classes: list[str]) -> list[int]:
 
 
 def main(argv: list[str]) -> None:
-    parser = Parser(description="Grad-CAM of chosen images of a run: pictures, a contact sheet and a CSV.")
-    parser.add_argument("run", metavar="RUN", type=Path)
-    parser.add_argument("--data", metavar="DIR", help="the data set, when it no longer lies where the run found it")
-    parser.add_argument("--labels", metavar="A,B", help="only images of these labels")
-    parser.add_argument("--number", metavar="N", type=int, default=12, help="images at most (12)")
-    parser.add_argument(
-        "--masks",
-        metavar="DIR",
-        type=Path,
-        help="lung masks, <stem of the image>.png: how much of each map lies inside",
-    )
-    parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (RUN/figures)")
-    given = parser.parse_args(argv)
-    if given.number < 1:
-        raise UserError(f"--number {given.number}: ask for at least one image")
-    if given.masks and not given.masks.is_dir():
-        raise UserError(
-            f"--masks {given.masks}: there is no such folder; name the one that holds the lung masks, <stem of the"
-            " image>.png"
-        )
+    given = _parsed(argv)
     opened = open_run(given.run)
     about, task = opened.about, opened.task
     if not (given.run / "best.pt").is_file() or about["state"] not in ("trained", "paused"):
@@ -181,32 +179,50 @@ def main(argv: list[str]) -> None:
     content, examples = task.examples(opened.evidence, columns, given.number)
     out = given.out or given.run / "figures"
     rows = explain(Run(given.run), source, task, content, examples, given.masks, out)
-    width = {name: max(len(str(row[name])) for row in rows) for name in ("id", "label")}
-    print(
-        "\n".join(
-            [
-                *["SYNTHETIC DATA: these pictures say nothing about real radiographs"] * bool(about.get("synthetic")),
-                *(
-                    f"{row['id']:{width['id']}}  {row['label']:{width['label']}}  p = {row['p']:.3f}  {row['why']}"
-                    + (f"; {cam.KINDS[row['map']]}" if cam.KINDS[row["map"]] else "")
-                    for row in rows
-                ),
-            ]
-        )
-    )
-    for kind, what in (("grad-cam", "the maps"), ("against", "the maps of what speaks against a label")):
-        shares = [
-            (row["energy_in_lungs"], row["lungs_in_image"])
-            for row in rows
-            if row["map"] == kind and row["energy_in_lungs"] != ""
-        ]
-        if shares:
-            inside, area = np.mean(shares, axis=0)
-            print(
-                f"inside the lungs: {inside:.0%} of {what} on average, where the lungs are {area:.0%} of the image"
-                f" (images with a mask: {len(shares)})"
-            )
+    if about.get("synthetic"):
+        print("SYNTHETIC DATA: these pictures say nothing about real radiographs")
+    print("\n".join(_lines(rows)))
     print(f"wrote {shown(out / 'explain.png')}, explain.csv and {len(rows)} pictures in {shown(out / 'explain')}")
+
+
+def _parsed(argv: list[str]) -> Namespace:
+    parser = Parser("explain")
+    add = parser.add_argument
+    add("run", metavar="RUN", type=Path)
+    add("--data", metavar="DIR", help="the data set, when it no longer lies where the run found it")
+    add("--labels", metavar="A,B", help="only images of these labels")
+    add("--number", metavar="N", type=int, default=12, help="images at most (12)")
+    inside = "lung masks, <stem of the image>.png: how much of each map lies inside"
+    add("--masks", metavar="DIR", type=Path, help=inside)
+    add("--out", metavar="DIR", type=Path, help="where to write (RUN/figures)")
+    given = parser.parse_args(argv)
+    if given.number < 1:
+        raise UserError(f"--number {given.number}: ask for at least one image")
+    if given.masks and not given.masks.is_dir():
+        raise UserError(
+            f"--masks {given.masks}: there is no such folder; name the one that holds the lung masks, <stem of the"
+            " image>.png"
+        )
+    return given
+
+
+def _lines(rows: Sequence[dict]) -> list[str]:
+    """What to print of the CSV's rows: a line for each, and how much of the maps lies in the lungs."""
+    id_width, label_width = (max(len(row[name]) for row in rows) for name in ("id", "label"))
+    lines = [
+        f"{row['id']:{id_width}}  {row['label']:{label_width}}  p = {row['p']:.3f}  "
+        + "; ".join(filter(None, [row["why"], cam.KINDS[row["map"]]]))
+        for row in rows
+    ]
+    for kind, what in (("grad-cam", "the maps"), ("against", "the maps of what speaks against a label")):
+        known = [row for row in rows if row["map"] == kind and row["energy_in_lungs"] != ""]
+        if known:
+            inside, area = np.mean([(row["energy_in_lungs"], row["lungs_in_image"]) for row in known], axis=0)
+            lines.append(
+                f"inside the lungs: {inside:.0%} of {what} on average, where the lungs are {area:.0%} of the image"
+                f" (images with a mask: {len(known)})"
+            )
+    return lines
 
 
 if __name__ == "__main__":

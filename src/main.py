@@ -4,6 +4,10 @@ Prepare → train → tune → predict → decide → score → report. Each sta
 is not done again, so the same command goes on after whatever stopped it.
 """
 
+from core.errors import UserError, command  # first, so that Ctrl-C is quiet while torch loads
+
+# isort: split
+
 import numpy as np
 
 import decide
@@ -12,7 +16,6 @@ import predict
 import train
 import tune
 from core import folds
-from core.errors import UserError, command  # first, so that Ctrl-C is quiet while torch loads
 from core.files import SYNTHETIC, home, shown
 from core.logits_file import Logits, read_logits
 from core.runs import Run, clock
@@ -23,7 +26,7 @@ FILES = "val_logits.npz, test_logits.npz, calibration.json, report.json, per_cla
 
 
 def main(argv: list[str]) -> None:
-    task, source, run = train.begin(train.arguments("Train, tune, predict and write a submission.", argv))
+    task, source, run = train.begin(train.arguments("main", argv))
     config = task.config
     submission = home() / "submissions" / f"{config.name}.csv"
 

@@ -3,13 +3,14 @@ S]`."""
 
 from pathlib import Path
 
-from core.errors import Parser, command
+from core.commands import Parser
+from core.errors import command
 from core.files import shown
 from images import synthetic
 
 
 def main(argv: list[str]) -> None:
-    parser = Parser(description="Write a synthetic data set in the layout of a real one.")
+    parser = Parser("make-demo")
     parser.add_argument("folder", metavar="DIR", type=Path)
     parser.add_argument(
         "--layout",

@@ -1,11 +1,15 @@
 """Logits of the test images over the run's views: `predict.py RUN [--data DIR]` writes RUN/test_logits.npz."""
 
+from core.errors import UserError, command  # first, so that Ctrl-C is quiet while torch loads
+
+# isort: split
+
 from pathlib import Path
 
 import numpy as np
 
 from core import folds
-from core.errors import Parser, UserError, command  # first, so that Ctrl-C is quiet while torch loads
+from core.commands import Parser
 from core.files import shown
 from core.logits_file import Logits, write_logits
 from core.runs import Run
@@ -40,7 +44,7 @@ def predict(run: Run, prepared: Prepared, task: Task) -> None:
 
 
 def main(argv: list[str]) -> None:
-    parser = Parser(description="Predict the test images of a run.")
+    parser = Parser("predict")
     parser.add_argument("run", metavar="RUN", type=Path)
     parser.add_argument("--data", metavar="DIR", help="the data set, when it no longer lies where the run found it")
     given = parser.parse_args(argv)

@@ -4,6 +4,10 @@ The same pretrained body, images and split; nothing of the body is trained and n
 probe-RUN, a run folder like any other, which `evaluate` sets beside others.
 """
 
+from core.errors import UserError, command  # first, so that Ctrl-C is quiet while torch loads
+
+# isort: split
+
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +18,8 @@ import evaluate
 import tune
 from answers import multi_label_report
 from core import folds
+from core.commands import Parser
 from core.config import Config
-from core.errors import Parser, UserError, command
 from core.files import shown, write_bytes
 from core.logits_file import Logits, read_logits, write_logits
 from core.runs import Run
@@ -121,7 +125,7 @@ def probe(run: Run, prepared: Prepared, task: Task) -> Run:
 
 
 def main(argv: list[str]) -> None:
-    parser = Parser(description="Logistic regression on the frozen network's features, on a run's own split.")
+    parser = Parser("probe")
     parser.add_argument("run", metavar="RUN", type=Path)
     parser.add_argument("--data", metavar="DIR", help="the data set, when it no longer lies where the run found it")
     given = parser.parse_args(argv)

@@ -2,20 +2,19 @@
 RUN/report.html. Needs no torch."""
 
 import base64
-import csv
 import html
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from answers import plots
 from answers.plots import Material, Picture
 from core import config as settings
-from core.errors import Parser, UserError, command, some
+from core.commands import Parser
+from core.errors import UserError, command, some
 from core.files import SYNTHETIC, read_json, shown, write_bytes
 from core.logits_file import Logits, read_logits
+from core.tables import read_table
 from core.task import Task
 from tasks.opened import Opened, open_run
 
@@ -29,7 +28,8 @@ figcaption { font-size: 0.9em; max-width: 44rem }
 .wide { overflow-x: auto }
 pre { font-size: 12px; line-height: 1.35 }
 table { border-collapse: collapse; font-size: 13px }
-th, td { padding: 0.15rem 0.6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #8886; vertical-align: bottom }
+th, td { padding: 0.15rem 0.6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #8886; \
+vertical-align: bottom }
 th:first-child, td:first-child { text-align: left }
 .warning { border: 2px solid #d55e00; padding: 0.5rem 1rem; font-weight: bold }
 """
@@ -43,42 +43,29 @@ def report(folder: Path, labels: Sequence[str] = ()) -> list[Path]:
     not belong together, and for labels that cannot be drawn.
     """
     run = open_run(folder)
-    about = run.about
-    lacking = [
-        name for name in NEEDED if not (folder / name).is_file() and not (name == "log.csv" and "baseline" in about)
-    ]
+    config, task, about = run.config, run.task, run.about
+    needed = [name for name in NEEDED if name != "log.csv" or "baseline" not in about]
+    lacking = [name for name in needed if not (folder / name).is_file()]
     if lacking:
         raise UserError(f"{shown(folder)} has no {some(lacking)} yet: run the command that began it once more")
-    config, task, val, calibration = run.config, run.task, run.val, run.calibration
+    val, calibration = run.val, run.calibration
     if labels and not plots.OF_LABELS & set(task.plots):
         raise UserError(
             "--labels is for runs with any number of labels an image: the pictures of this one show all its classes"
         )
-    found, rows = read_json(folder / "report.json"), run.rows
-    anew = f"make it again with ./run.sh evaluate {shown(folder)}"
-    if found.get("rule") != config.rule:
-        raise UserError(
-            f"{shown(folder / 'report.json')} is of rule {found.get('rule')} and the run is now decided by"
-            f" {config.rule}: {anew}"
-        )
-    try:
-        if [row["class"] for row in found["per_class"]] != val.classes.tolist():
-            raise KeyError("the run's classes")
-        printed = "\n".join([*task.lines(found, calibration), *task.warning(found)])
-        headline = task.headline(found)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{shown(folder / 'report.json')} lacks {error}: {anew}") from error
+    rows = run.rows
+    found, headline, printed = _read(run)
     material = Material(
-        bool(about.get("synthetic")),
-        _history(folder, task),
-        about.get("best_epoch"),
-        task.monitor,
-        config.rule,
-        val,
-        _labelled(run, found),
-        calibration,
-        found,
-        labels,
+        synthetic=bool(about.get("synthetic")),
+        history=_history(folder, task),
+        best_epoch=about.get("best_epoch"),
+        monitor=task.monitor,
+        rule=config.rule,
+        val=val,
+        test=_labelled(run, found),
+        calibration=calibration,
+        report=found,
+        labels=labels,
     )
     pictures = [(picture, picture.png()) for picture in plots.draw(task.plots, material)]
 
@@ -88,6 +75,24 @@ def report(folder: Path, labels: Sequence[str] = ()) -> list[Path]:
         write_bytes(path, content)
     write_bytes(folder / "report.html", page.encode())
     return [*paths, folder / "report.html"]
+
+
+def _read(run: Opened) -> tuple[dict, dict[str, float | None], str]:
+    """The run's report, its headline figures, and what is printed of it. Raises UserError for one that is not of the
+    run as it is now."""
+    path = run.folder / "report.json"
+    found, anew = read_json(path), f"make it again with ./run.sh evaluate {shown(run.folder)}"
+    if found.get("rule") != run.config.rule:
+        raise UserError(
+            f"{shown(path)} is of rule {found.get('rule')} and the run is now decided by {run.config.rule}: {anew}"
+        )
+    try:
+        if [row["class"] for row in found["per_class"]] != run.val.classes.tolist():
+            raise KeyError("the run's classes")
+        printed = "\n".join([*run.task.lines(found, run.calibration), *run.task.warning(found)])
+        return found, run.task.headline(found), printed
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{shown(path)} lacks {error}: {anew}") from error
 
 
 def _labelled(run: Opened, found: dict) -> Logits | None:
@@ -100,8 +105,8 @@ def _labelled(run: Opened, found: dict) -> Logits | None:
                 " began it once more"
             )
         return None
-    test = read_logits(path)
-    return None if np.isnan(test.targets).all() else test
+    test = read_logits(path).labelled
+    return test if len(test.ids) else None
 
 
 def _history(folder: Path, task: Task) -> list[dict[str, str]]:
@@ -109,18 +114,14 @@ def _history(folder: Path, task: Task) -> list[dict[str, str]]:
     path = folder / "log.csv"
     if not path.is_file():
         return []
+    again = "run the command that began the run once more"
+    rows = read_table(path, ["epoch", "stage", "train_loss", "val_loss", task.monitor, "lr"], again).to_dict("records")
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
         for row in rows:
-            row["stage"], _ = (
-                str(row["stage"]),
-                [float(row[name]) for name in ("epoch", "train_loss", "val_loss", task.monitor, "lr")],
-            )
-    except (KeyError, ValueError, TypeError, csv.Error) as error:
-        raise UserError(
-            f"{shown(path)} is damaged ({type(error).__name__} {error}): run the command that began the run once more"
-        ) from error
+            for name in ("epoch", "train_loss", "val_loss", task.monitor, "lr"):
+                float(row[name])
+    except ValueError as error:
+        raise UserError(f"{shown(path)} is damaged ({error}): {again}") from error
     return rows
 
 
@@ -136,35 +137,11 @@ def _page(
 ) -> str:
     """One page of HTML without scripts, links or anything outside itself."""
     synthetic = f'<p class="warning">{SYNTHETIC}</p>' if about.get("synthetic") else ""
-    drawn = "\n".join(
-        f'<figure><img alt="{_text(picture.name)}" width="{round(picture.figure.get_figwidth() * 96)}" '
-        f'src="data:image/png;base64,{base64.b64encode(content).decode()}">'
-        f"<figcaption>{_text(picture.caption)}</figcaption></figure>"
-        for picture, content in pictures
-    )
-    facts = {
-        "state": about["state"],
-        "best epoch": about.get("best_epoch"),
-        "baseline": about.get("baseline"),
-        "parameters": _inline(about.get("parameters")),
-        "seed": about.get("seed"),
-        "machine": about.get("machine"),
-        "numbers": about.get("dtype"),
-        "commit": about.get("commit"),
-        **about.get("versions", {}),
-        **{f"{stage}, seconds": seconds for stage, seconds in about.get("timings", {}).items()},
-        "digest of the data": about.get("digest"),
-        "digest of the split": about.get("split"),
+    drawn = "\n".join(_figure(picture, content) for picture, content in pictures)
+    settings_shown = {
+        key: settings.spelled(value) if key == "imbalance" else _inline(value)
+        for key, value in config.model_dump().items()
     }
-    images, patients = Counter(), defaultdict(set)
-    for row in rows.values():
-        images[row.get("part", "")] += 1
-        patients[row.get("part", "")].add(row.get("patient") or "")
-    known = "patient" in next(iter(rows.values()), {})
-    parts = [
-        {"part": part, "images": number, **({"patients": len(patients[part] - {""})} if known else {})}
-        for part, number in images.items()
-    ]
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{_text(config.name)}{" (synthetic data)" * bool(synthetic)}</title><style>{STYLE}</style></head>
@@ -179,13 +156,54 @@ def _page(
 <h2>Every class</h2>
 {_table(_joined(per_class))}
 <h2>Images</h2>
-{_table(parts)}
+{_table(_parts(rows))}
 <h2>Settings</h2>
-{_pairs({key: settings.spelled(value) if key == "imbalance" else _inline(value) for key, value in config.model_dump().items()})}
+{_pairs(settings_shown)}
 <h2>How it was made</h2>
-{_pairs({name: value for name, value in facts.items() if value not in (None, "")})}
+{_pairs(_facts(about))}
 </body></html>
 """
+
+
+def _figure(picture: Picture, content: bytes) -> str:
+    width = round(picture.figure.get_figwidth() * 96)
+    source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    return (
+        f'<figure><img alt="{_text(picture.name)}" width="{width}" src="{source}">'
+        f"<figcaption>{_text(picture.caption)}</figcaption></figure>"
+    )
+
+
+def _parts(rows: Mapping[str, Mapping[str, str]]) -> list[dict]:
+    """The number of images of every part, and of patients where they are known."""
+    images, patients = Counter(), defaultdict(set)
+    for row in rows.values():
+        images[row.get("part", "")] += 1
+        patients[row.get("part", "")].add(row.get("patient") or "")
+    known = "patient" in next(iter(rows.values()), {})
+    return [
+        {"part": part, "images": number} | ({"patients": len(patients[part] - {""})} if known else {})
+        for part, number in images.items()
+    ]
+
+
+def _facts(about: dict) -> dict[str, object]:
+    """What run.json tells of how the run came about."""
+    facts = {
+        "state": about["state"],
+        "best epoch": about.get("best_epoch"),
+        "baseline": about.get("baseline"),
+        "parameters": _inline(about.get("parameters")),
+        "seed": about.get("seed"),
+        "machine": about.get("machine"),
+        "numbers": about.get("dtype"),
+        "commit": about.get("commit"),
+        **about.get("versions", {}),
+        **{f"{stage}, seconds": seconds for stage, seconds in about.get("timings", {}).items()},
+        "digest of the data": about.get("digest"),
+        "digest of the split": about.get("split"),
+    }
+    return {name: value for name, value in facts.items() if value not in (None, "")}
 
 
 def _text(value) -> str:
@@ -204,49 +222,32 @@ def _cell(value) -> str:
 
 def _joined(rows: Iterable[dict]) -> list[dict[str, str]]:
     """Rows with `figure`, `figure_low` and `figure_high` as one cell, 0.871 [0.825, 0.910]."""
-    found = []
-    for row in rows:
-        ends = {name for name in row if name.endswith(("_low", "_high"))}
-        found.append(
-            {
-                name: (
-                    _cell(value)
-                    + (
-                        f" [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
-                        if row.get(f"{name}_low") is not None
-                        else ""
-                    )
-                )
-                for name, value in row.items()
-                if name not in ends
-            }
-        )
-    return found
+    return [{name: _with_ends(name, row) for name in row if not name.endswith(("_low", "_high"))} for row in rows]
+
+
+def _with_ends(name: str, row: dict) -> str:
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    return _cell(row[name]) + (f" [{low:.3f}, {high:.3f}]" if low is not None else "")
 
 
 def _table(rows: Sequence[Mapping]) -> str:
-    if not rows:
-        return ""
-    head = "".join(f"<th>{_text(name.replace('_', ' '))}</th>" for name in rows[0])
-    body = "\n".join(
-        "<tr>" + "".join(f"<td>{_text(_cell(value))}</td>" for value in row.values()) + "</tr>" for row in rows
-    )
-    return f'<div class="wide"><table><tr>{head}</tr>\n{body}</table></div>'
+    shown = [{name.replace("_", " "): _cell(value) for name, value in row.items()} for row in rows]
+    return f'<div class="wide">{_html(shown)}</div>' if rows else ""
 
 
 def _pairs(values: Mapping[str, object]) -> str:
-    return (
-        "<table>"
-        + "\n".join(f"<tr><td>{_text(name)}</td><td>{_text(value)}</td></tr>" for name, value in values.items())
-        + "</table>"
-    )
+    return _html([{"name": name, "value": str(value)} for name, value in values.items()], header=False)
+
+
+def _html(rows: Sequence[Mapping[str, str]], header: bool = True) -> str:
+    import pandas as pd  # here, for it takes half a second
+
+    with pd.option_context("display.max_colwidth", None):  # or long cells are cut off
+        return pd.DataFrame(rows).to_html(index=False, header=header, border=0)
 
 
 def main(argv: list[str]) -> None:
-    parser = Parser(
-        description="Draw a run and put it on a page: RUN/figures/*.png and RUN/report.html.",
-        usage="RUN [--labels NAME,NAME,...]",
-    )
+    parser = Parser("report")
     parser.add_argument("run", metavar="RUN", type=Path)
     parser.add_argument(
         "--labels",

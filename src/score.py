@@ -3,26 +3,44 @@ torch."""
 
 from pathlib import Path
 
-from answers import single_label_report
+from answers import multi_label, single_label_report
 from answers.metrics import Costs, tally_one_hot
-from core.errors import Parser, UserError, command
+from core.commands import Parser
+from core.errors import UserError, command
 from core.files import shown, write_json
-from images.labels import aligned, read_one_hot
+from images.labels import aligned, has_probabilities, read_multi_hot, read_one_hot, read_probabilities
 from tasks.opened import open_run
 
 
-def score_files(submission: Path, truth: Path, costs: Costs = Costs()) -> dict:
-    """A submission against labels. Rows are joined by id and columns by name; both must be the same sets."""
+def has_one_each(truth: Path) -> bool:
+    return bool((read_multi_hot(truth).targets.sum(axis=1) == 1).all())
+
+
+def score_files(submission: Path, truth: Path, costs: Costs | None = None) -> tuple[dict, list[str]]:
+    """A submission against labels: its figures, and what to print of them.
+
+    Rows are joined by id and columns by name; both must be the same sets. Numbers between 0 and 1 for truth with any
+    number of 1s a row are the probabilities of every label, scored by their ranking; all else is one answer an image,
+    scored by the costs.
+    """
+    both = f"{shown(submission)} and {shown(truth)}"
+    if has_probabilities(submission) and not has_one_each(truth):
+        if costs:
+            raise UserError(
+                f"{shown(submission)} holds probabilities, which are not scored by costs: leave --costs out"
+            )
+        true = read_multi_hot(truth)
+        p = aligned(read_probabilities(submission), true.ids, true.classes, both)
+        found = multi_label.figures(true.classes, true.targets, p)
+        return found, multi_label.figure_lines(found)
     said, true = read_one_hot(submission), read_one_hot(truth)
-    answers = aligned(said, true.ids, true.classes, f"{shown(submission)} and {shown(truth)}").argmax(axis=1)
-    return single_label_report.figures(true.classes, tally_one_hot(true.targets, answers), costs)
+    counts = tally_one_hot(true.targets, aligned(said, true.ids, true.classes, both).argmax(axis=1))
+    found = single_label_report.figures(true.classes, counts, costs or Costs())
+    return found, single_label_report.score_lines(found)
 
 
 def main(argv: list[str]) -> None:
-    parser = Parser(
-        description="Score a run's validation fold, or a submission against labels.",
-        usage="RUN | SUBMISSION.csv TRUTH.csv [--json FILE] [--costs TP FP FN]",
-    )
+    parser = Parser("score")
     parser.add_argument("what", metavar="RUN or SUBMISSION.csv", type=Path)
     parser.add_argument("truth", metavar="TRUTH.csv", type=Path, nargs="?")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there too")
@@ -39,8 +57,7 @@ def main(argv: list[str]) -> None:
         report = run.task.score(run.validation, run.rows)
         lines = run.task.score_lines(report)
     else:
-        report = score_files(given.what, given.truth, Costs(*given.costs or ()))
-        lines = single_label_report.score_lines(report)
+        report, lines = score_files(given.what, given.truth, Costs(*given.costs) if given.costs else None)
     if given.json:
         write_json(given.json, report)
     print("\n".join(lines))

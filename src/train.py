@@ -1,14 +1,18 @@
 """Train one configuration: `train.py CONFIG [--data DIR] [--demo] [key=value …]` leaves a run with val_logits.npz."""
 
+from core.errors import UserError, command, some  # first, so that Ctrl-C is quiet while torch loads
+
+# isort: split
+
 import sys
 from argparse import Namespace
 
 import numpy as np
 
 from core import config as settings
-from core import folds, runs
+from core import folds, packages, runs
+from core.commands import Parser
 from core.data_set import Source, Table
-from core.errors import Parser, UserError, command, some  # first, so that Ctrl-C is quiet while torch loads
 from core.files import digest, shown
 from core.logits_file import Logits, write_logits
 from core.runs import Run
@@ -24,9 +28,9 @@ from net.model import Net
 from tasks import registry
 
 
-def arguments(description: str, argv: list[str]) -> Namespace:
+def arguments(script: str, argv: list[str]) -> Namespace:
     """The command line that `train` and the main job share."""
-    parser = Parser(description=description, usage="CONFIG [--data DIR] [--demo] [key=value ...]")
+    parser = Parser(script)
     parser.add_argument("config", help="a name below configs/, or a .yaml file")
     parser.add_argument("--data", metavar="DIR", help="folder of the data set (README: Where the data goes)")
     parser.add_argument("--demo", action="store_true", help="the built-in synthetic data with quick settings")
@@ -121,7 +125,7 @@ def begin_run(run: Run, task: Task, prepared: Prepared, parts: np.ndarray, net: 
         classes=table.classes, counts=counts.tolist(), rows=len(targets),
         prior=task.prior(targets, config.imbalance).tolist(), seed=config.seed, parameters=net.parameters_said(config),
         normalisation={"mean": net.mean.flatten().tolist(), "std": net.std.flatten().tolist()},
-        versions=runs.versions(), commit=runs.commit(), machine=str(machine), state="training",
+        versions=packages.versions(), commit=runs.commit(), machine=str(machine), state="training",
     )  # fmt: skip
     folds.keep(run, table, parts)
     numbers = ", ".join(f"{(parts == part).sum()} for {part}" for part in task.parts)
@@ -156,7 +160,7 @@ def say_what_is_rare(classes: list[str], counts: np.ndarray, val_targets: np.nda
 
 
 def main(argv: list[str]) -> None:
-    task, source, run = begin(arguments("Train one configuration.", argv))
+    task, source, run = begin(arguments("train", argv))
     train(task, source, run)
     print(f"validation logits: {shown(run / 'val_logits.npz')}")
 

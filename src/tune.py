@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from answers.rules import TEMPERATURES
+from core.commands import Parser
 from core.config import Config
-from core.errors import Parser, UserError, command
+from core.errors import UserError, command
 from core.files import shown, write_json
 from core.logits_file import Logits, read_logits
 from core.task import Problem
@@ -29,10 +30,7 @@ def given(config: Config) -> float | None:
 
 
 def main(argv: list[str]) -> None:
-    parser = Parser(
-        description="Fit every decision rule on validation logits.",
-        usage="VAL.npz [VAL.npz ...] [--out FILE] [--temperature T] [--costs TP FP FN]",
-    )
+    parser = Parser("tune")
     parser.add_argument(
         "vals", metavar="VAL.npz", type=Path, nargs="+", help="one file a network (fold), each with its own images"
     )

@@ -7,7 +7,6 @@ validation fold of the competition's size and class counts. Their scores are exp
 no luck of test labels is in them. Not part of the main path; needs no torch.
 """
 
-import argparse
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ import numpy as np
 from answers.metrics import Costs, nll
 from answers.posterior import Posterior, softmax
 from answers.rules import RULES, bayes_scores, truth_of
-from core.errors import Parser, UserError, command
+from core.commands import Parser
+from core.errors import UserError, command
 from core.files import shown, write_json
 from core.logits_file import Logits
 
@@ -242,7 +242,7 @@ def verdict(results: Sequence[dict]) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("worlds")
     parser.add_argument("--seeds", type=int, default=5, help="how often every world is drawn (5)")
     parser.add_argument("--rows", type=int, default=50_000, help="rows that the expectations are taken over (50000)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the table there too")

@@ -145,7 +145,7 @@ DATA = {
     ),
     "no id column": (
         lambda d: edit(d / "train.csv", line(0, lambda text: text.replace("id,", "name,"))),
-        "train.csv has no column id",
+        "train.csv lacks the column id: its columns are name",
     ),
     "no class columns": (
         lambda d: shutil.copy(d / "test.csv", d / "train.csv"),
@@ -499,8 +499,8 @@ def test_decide(tmp_path, home, call):
 
     for name, text, message in (
         ("absent.csv", None, "absent.csv cannot be read"),
-        ("k.csv", "class,n\nA,1\nB,2\n", "is no CSV with the columns class and count"),
-        ("k.csv", "class,count\nA,1\nB,many\n", "is no CSV with the columns class and count"),
+        ("k.csv", "class,n\nA,1\nB,2\n", "lacks the column count: a CSV of class and count is wanted"),
+        ("k.csv", "class,count\nA,1\nB,many\n", "every count must be a number"),
         ("k.csv", "class,count\nA,1\n", "must name every class of the logits once; missing, unknown or twice: B"),
         ("k.csv", "class,count\nA,1\nB,1\nB,1\n", "missing, unknown or twice: A, B, B"),
         ("k.csv", "class,count\nA,-1\nB,1\n", "counts must be 0 or numbers from 1e-6 to 1e12"),

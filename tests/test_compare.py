@@ -545,7 +545,7 @@ def mistakes(chests: Path, singles: Path, tmp_path: Path) -> dict[str, tuple[lis
     foreign = tmp_path / "foreign.csv"
     foreign.write_text("label,auc\nhernia,0.7\n")
     headless = tmp_path / "headless.csv"
-    headless.write_text("scoliosis,0.7\n")
+    headless.write_text("scoliosis,0.7\nhernia,0.8\n")
     weak, strong = f"{chests}/weak-*", f"{chests}/strong-*"
     return {
         "an unknown figure": (
@@ -591,7 +591,7 @@ def mistakes(chests: Path, singles: Path, tmp_path: Path) -> dict[str, tuple[lis
         "table 9 of the competition": ([singles / "a", "--table9", LIZ], "hold no AUC of the labels"),
         "a label twice": ([weak, "--table9", unpublished], "bad.csv, line 3: 'scoliosis' with auc '0.8' will not do"),
         "no common label": ([weak, "--table9", foreign], "is among the published ones (hernia)"),
-        "no header": ([weak, "--table9", headless], "must have the columns label and auc"),
+        "no header": ([weak, "--table9", headless], "lacks the columns label, auc: wanted are lines of label,auc"),
         "no CSV": ([weak, "--table9", "nowhere.csv"], "nowhere.csv cannot be read"),
     }
 

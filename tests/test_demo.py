@@ -19,8 +19,8 @@ from conftest import ROOT, SHARED, needs_shared
 from images import labels, phantom, synthetic
 
 THESIS = [
-    "cardiomegaly", "aortic elongation", "unchanged", "scoliosis", "costophrenic angle blunting", "air trapping", "pleural effusion",
-    "interstitial pattern", "vertebral degenerative changes", "laminar atelectasis",
+    "cardiomegaly", "aortic elongation", "unchanged", "scoliosis", "costophrenic angle blunting", "air trapping",
+    "pleural effusion", "interstitial pattern", "vertebral degenerative changes", "laminar atelectasis",
 ]  # fmt: skip
 SIGNS = {sign.__name__: sign for signs in (synthetic.SIGNS, synthetic.PADCHEST) for sign, *_ in signs.values() if sign}
 

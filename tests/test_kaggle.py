@@ -1,6 +1,7 @@
 """The round trip through the unmodified client, against a loopback double of the service that really runs what is
 pushed."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -12,12 +13,11 @@ import pytest
 import safetensors.torch
 import timm
 
-import kernel
 from conftest import TINY
 from core import files, logits_file, submission
 from images import labels
 from kaggle_double import KEY, USERNAME, Double
-from leaderboard import client
+from leaderboard import bundle, client
 
 SLUG = "26-t-1-dl-gen-ainppe-1"
 
@@ -49,7 +49,7 @@ PUSH = ["push", "modelB", *TINY, "epochs=1", "frozen_epochs=0"]
 
 
 def ended(call, double) -> None:
-    said = call("kernel", "status", "modelB", "--wait", "--every", "0.2", "--deadline", "2")
+    said = call("status", "modelB", "--wait", "--every", "0.2", "--deadline", "2")
     assert said.code == 0 and "COMPLETE" in said.out, said.err + (double.folder / "kaggle.log").read_text()
 
 
@@ -62,7 +62,7 @@ def test_the_whole_way(service, home, call):
     spoken = []
 
     def kaggle(*argv) -> str:
-        said = call("kernel", *argv)
+        said = call(*argv)
         assert said.code == 0, said.err
         spoken.append(said.out + said.err)
         return said.out
@@ -127,22 +127,22 @@ def test_a_cut_session_is_resumed_by_a_second_push(service, home, call):
         "patience=400",
         "frozen_epochs=0",
     ]
-    assert call("kernel", "push", "modelB", *chosen, "--weights", "tester/weights", "--no-internet").code == 0
+    assert call("push", "modelB", *chosen, "--weights", "tester/weights", "--no-internet").code == 0
     log, deadline = service.kaggle / "working/runs/modelB/log.csv", time.monotonic() + 90
     while not log.is_file():
         assert time.monotonic() < deadline, (service.folder / "kaggle.log").read_text()
         time.sleep(0.1)
     service.faults["session_limit"] = 1
-    said = call("kernel", "status", "modelB", "--wait", "--every", "0.1")
+    said = call("status", "modelB", "--wait", "--every", "0.1")
     assert (
         said.code == 2 and "exceeded the session time limit" in said.err and "push modelB --resume goes on" in said.err
     )
-    said = call("kernel", "fetch", "modelB")
+    said = call("fetch", "modelB")
     assert said.code == 2 and "has no manifest.json" in said.err and not list((home / "fetched").iterdir())
 
     done = len(log.read_text().splitlines()) - 1
-    refused(call("kernel", "push", "modelB", "epochs=3", "--resume"), "a run goes on with its own: leave them out")
-    said = call("kernel", "push", "modelB", "--resume", "--hours", "0.036")  # 130 s, 120 of them spare
+    refused(call("push", "modelB", "epochs=3", "--resume"), "a run goes on with its own: leave them out")
+    said = call("push", "modelB", "--resume", "--hours", "0.036")  # 130 s, 120 of them spare
     assert said.code == 0 and "version 2 is running" in said.out, said.err
     assert service.pushes[1]["kernelDataSources"] == ["tester/cxr-model-b"] and service.pushes[1][
         "datasetDataSources"
@@ -154,7 +154,7 @@ def test_a_cut_session_is_resumed_by_a_second_push(service, home, call):
         done,
         done + 1,
     )  # last.pt is written before log.csv, and the session may be cut in between
-    said = call("kernel", "fetch", "modelB")
+    said = call("fetch", "modelB")
     assert said.code == 0 and "training stopped for time" in said.out, said.err
     assert json.loads((home / "fetched/modelB-v2/manifest.json").read_text())["state"] == "paused"
     assert len(labels.read_one_hot(home / "fetched/modelB-v2/submission.csv").ids) == len(
@@ -171,14 +171,14 @@ def quick(service, monkeypatch):
             "run_id": run_id,
             "bundle": "b" * 64,
             "state": "trained",
-            "files": {"submission.csv": kernel.hashlib.sha256(b"x").hexdigest()},
+            "files": {"submission.csv": hashlib.sha256(b"x").hexdigest()},
         }
-        return kernel.bundle.Bundle(
+        return bundle.Bundle(
             f"open('submission.csv', 'w').write('x')\nopen('manifest.json', 'w').write({json.dumps(manifest)!r})\n",
             "b" * 64,
         )
 
-    monkeypatch.setattr(kernel.bundle, "build", build)
+    monkeypatch.setattr(bundle, "build", build)
     return service
 
 
@@ -196,54 +196,51 @@ def refused(said, sentence: str) -> None:
 )
 def test_a_push_that_failed_with_exit_code_0(fault, times, sentence, quick, home, call):
     quick.faults[fault] = times
-    refused(call("kernel", "push", "modelB"), sentence)
+    refused(call("push", "modelB"), sentence)
     assert not (home / "pushed").exists()
-    refused(call("kernel", "status", "modelB"), "modelB was never pushed from here")
+    refused(call("status", "modelB"), "modelB was never pushed from here")
 
 
 def test_a_service_that_is_busy_or_late_is_waited_for(quick, call):
     quick.faults |= {"missing_after_push": 1, "throttled": 1}
-    assert call("kernel", "push", "modelB").code == 0
-    said = call("kernel", "status", "modelB", "--wait", "--every", "0.1")
+    assert call("push", "modelB").code == 0
+    said = call("status", "modelB", "--wait", "--every", "0.1")
     assert said.code == 0 and "trying again" in said.out and "COMPLETE" in said.out, said.err
     quick.faults["throttled"] = 99
-    refused(call("kernel", "status", "modelB"), "failed (HTTP 429: Too many requests)")
+    refused(call("status", "modelB"), "failed (HTTP 429: Too many requests)")
 
 
 def test_an_output_that_is_stale_cut_or_an_error_page(quick, home, call):
-    assert call("kernel", "push", "modelB").code == 0
+    assert call("push", "modelB").code == 0
     ended(call, quick)
-    assert call("kernel", "push", "modelB").code == 0  # the very same again
+    assert call("push", "modelB").code == 0  # the very same again
     ended(call, quick)
     quick.faults["stale_output"] = 1
-    refused(call("kernel", "fetch", "modelB"), "is that of another push than version 2")
+    refused(call("fetch", "modelB"), "is that of another push than version 2")
     quick.faults["error_page"] = 99
-    refused(call("kernel", "fetch", "modelB"), "manifest.json is not JSON")
+    refused(call("fetch", "modelB"), "manifest.json is not JSON")
     quick.faults = {"cut": 99}
-    refused(call("kernel", "fetch", "modelB"), "fetching the output of tester/cxr-model-b failed (")
+    refused(call("fetch", "modelB"), "fetching the output of tester/cxr-model-b failed (")
     assert not list((home / "fetched").iterdir())
     quick.faults = {"cut": 1}
-    assert call("kernel", "fetch", "modelB").code == 0  # cut once: fetched again
+    assert call("fetch", "modelB").code == 0  # cut once: fetched again
     (home / "fetched/modelB-v2/submission.csv").write_text("changed")
-    refused(call("kernel", "fetch", "modelB"), "modelB-v2 is there already")
+    refused(call("fetch", "modelB"), "modelB-v2 is there already")
 
 
 def test_a_download_that_is_refused_cut_or_an_error_page(service, home, call):
     Path("other.yaml").write_text((Path(files.ROOT) / "configs/modelB.yaml").read_text().replace(SLUG, "no-such-one"))
     service.faults["rules"] = 1
+    refused(call("download"), f"if that is why, accept the rules at https://www.kaggle.com/competitions/{SLUG}/rules")
     refused(
-        call("kernel", "download"),
-        f"if that is why, accept the rules at https://www.kaggle.com/competitions/{SLUG}/rules",
-    )
-    refused(
-        call("kernel", "download", "other.yaml"),
+        call("download", "other.yaml"),
         "failed (HTTP 404: Competition not found: no-such-one): Kaggle knows no such competition",
     )
     service.faults = {"error_page": 1}
-    refused(call("kernel", "download"), "is damaged")
+    refused(call("download"), "is damaged")
     assert not list((home / "data").iterdir())
     service.faults = {"cut": 1}
-    assert call("kernel", "download").code == 0
+    assert call("download").code == 0
     assert [path.name for path in (home / "data").iterdir()] == [SLUG]
 
 
@@ -262,15 +259,12 @@ def test_submissions_that_fail(service, home, call):
         ("rules", "accept the rules at"),
     ):
         service.faults = {fault: 1}
-        refused(call("kernel", "submit", good, "-m", "x"), sentence)
+        refused(call("submit", good, "-m", "x"), sentence)
     service.faults = {}
     assert not service.submissions
     (home / "submissions/short.csv").write_text("\n".join(good.read_text().splitlines()[:5]) + "\n")
-    refused(
-        call("kernel", "submit", home / "submissions/short.csv", "-m", "x"),
-        f"4 rows where there are {len(ids)} test images",
-    )
-    refused(call("kernel", "submit", home / "submissions/absent.csv", "-m", "x"), "there is no such file")
+    refused(call("submit", home / "submissions/short.csv", "-m", "x"), f"4 rows where there are {len(ids)} test images")
+    refused(call("submit", home / "submissions/absent.csv", "-m", "x"), "there is no such file")
     (home / "runs/mine").mkdir(parents=True)
     report = {
         "synthetic": True,
@@ -281,23 +275,23 @@ def test_submissions_that_fail(service, home, call):
         },
     }
     files.write_json(home / "runs/mine/report.json", report)
-    refused(call("kernel", "submit", good, "-m", "x", "--force"), "was made from synthetic radiographs")
+    refused(call("submit", good, "-m", "x", "--force"), "was made from synthetic radiographs")
     files.write_json(home / "runs/mine/report.json", report | {"synthetic": False})
-    refused(call("kernel", "submit", good, "-m", "x"), "no better than always answering No Finding (-4.7000)")
+    refused(call("submit", good, "-m", "x"), "no better than always answering No Finding (-4.7000)")
     files.write_json(home / "runs/mine/report.json", {"rule": "argmax", "validation": {}})
-    refused(call("kernel", "submit", good, "-m", "x", "--force"), "is of another version of the kit")
+    refused(call("submit", good, "-m", "x", "--force"), "is of another version of the kit")
     files.write_json(home / "runs/mine/report.json", report | {"synthetic": False})
     assert not service.submissions
-    assert call("kernel", "submit", good, "-m", "x", "--force").code == 0 and len(service.submissions) == 1
+    assert call("submit", good, "-m", "x", "--force").code == 0 and len(service.submissions) == 1
 
 
 def test_weights_are_published_as_a_private_dataset(service, home, call):
     (home / "weights").mkdir()
     (home / "weights/convnext_tiny.fb_in1k.safetensors").write_bytes(b"weights")
-    said = call("kernel", "weights", "modelB", "--publish")
+    said = call("weights", "modelB", "--publish")
     assert said.code == 0 and "--weights tester/weights-convnext-tiny-fb-in1k --no-internet" in said.out, said.err
     assert service.datasets["tester/weights-convnext-tiny-fb-in1k"]["convnext_tiny.fb_in1k.safetensors"] == b"weights"
-    refused(call("kernel", "weights", "modelB", "--publish"), "publishing the weights failed (")
+    refused(call("weights", "modelB", "--publish"), "publishing the weights failed (")
 
 
 def test_weights_are_fetched_into_a_file_that_a_run_can_use(home, call, monkeypatch):
@@ -309,7 +303,7 @@ def test_weights_are_fetched_into_a_file_that_a_run_can_use(home, call, monkeypa
     (home / "small.yaml").write_text(
         (Path(files.ROOT) / "configs/modelB.yaml").read_text().replace("convnext_tiny.fb_in1k", "test_convnext")
     )
-    said = call("kernel", "weights", home / "small.yaml")
+    said = call("weights", home / "small.yaml")
     path = home / "weights/test_convnext.safetensors"
     assert said.code == 0 and f"weights={files.shown(path)}" in said.out, said.err
     net = model.build(registry.load(str(home / "small.yaml"), ["size=32"]), 5, str(path))
@@ -333,23 +327,18 @@ def test_what_is_asked_wrongly(service, home, call):
         (["push", "modelB", "--no-internet"], "without internet the ImageNet weights cannot be fetched"),
         (["push", "modelB", "--resume"], "was never pushed from here"),
         (["fetch", "modelB"], "was never pushed from here"),
-        (["leap"], "one of download, weights, push"),
-        ([], "one of download"),
     ):
-        refused(call("kernel", *argv), sentence)
+        refused(call(*argv), sentence)
     assert not service.pushes
 
 
 def test_credentials(home, call, monkeypatch, tmp_path):
     """Named by file or variable, never by value."""
-    refused(
-        call("kernel", "submissions"),
-        "no Kaggle credentials were found: make a token at https://www.kaggle.com/settings",
-    )
+    refused(call("submissions"), "no Kaggle credentials were found: make a token at https://www.kaggle.com/settings")
     folder = tmp_path / "user/.kaggle"
     folder.mkdir(parents=True)
     (folder / "kaggle.json").write_text("{")
-    refused(call("kernel", "submissions"), f"{folder / 'kaggle.json'} is malformed")
+    refused(call("submissions"), f"{folder / 'kaggle.json'} is malformed")
     (folder / "kaggle.json").write_text(json.dumps({"username": USERNAME, "key": KEY}))
     (folder / "kaggle.json").chmod(0o644)
     found = client.credentials()
@@ -365,7 +354,7 @@ def test_credentials(home, call, monkeypatch, tmp_path):
 
 def test_refused_credentials_are_named(service, call, monkeypatch):
     monkeypatch.setenv("KAGGLE_KEY", "another")
-    said = call("kernel", "submissions")
+    said = call("submissions")
     refused(said, "the credentials in the variables KAGGLE_USERNAME and KAGGLE_KEY are refused")
     assert "another" not in said.out + said.err
 

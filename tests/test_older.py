@@ -104,14 +104,14 @@ def test_a_kernel_is_fetched_and_pushed_on(old, home, call, tmp_path, monkeypatc
         double._runs["cxr-model-b"] = [
             Version("cxr-model-b", 1, Ended(), old / "kernel/output", old / "kernel/kaggle.log")
         ]
-        said = call("kernel", "fetch", "modelB")
+        said = call("fetch", "modelB")
         assert said.code == 0 and "training stopped for time" in said.out, said.err
-        said = call("kernel", "push", "modelB", "--resume", "--hours", "0.0345")
+        said = call("push", "modelB", "--resume", "--hours", "0.0345")
         assert said.code == 0 and "version 2 is running" in said.out, said.err
-        said = call("kernel", "status", "modelB", "--wait", "--every", "0.2", "--deadline", "2")
+        said = call("status", "modelB", "--wait", "--every", "0.2", "--deadline", "2")
         log = (double.folder / "kaggle.log").read_text()
         assert said.code == 0 and "resumed after epoch" in log, log
-        assert call("kernel", "fetch", "modelB").code == 0
+        assert call("fetch", "modelB").code == 0
     assert json.loads((home / "fetched/modelB-v2/manifest.json").read_text())["state"] in ("paused", "trained")
 
 

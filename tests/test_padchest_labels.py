@@ -12,6 +12,7 @@ import yaml
 from conftest import ROOT, SHARED, needs_shared
 from core import folds, priors
 from core.errors import UserError
+from core.tables import read_table
 from images import padchest_labels
 
 THESIS = yaml.safe_load((ROOT / "configs" / "padchest.yaml").read_text())["labels"]
@@ -168,41 +169,20 @@ def test_the_real_file():
         / "data"
         / "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz"
     )
-    cells = padchest_labels.read_columns(path, ["ImageID", "PatientID", "Projection", "Labels"], ["MethodLabel"])
-    projections, times = np.unique(cells["Projection"], return_counts=True)
-    assert dict(zip(projections.tolist(), times.tolist(), strict=True)) == {
-        "PA": 91728,
-        "L": 49579,
-        "AP_horizontal": 14346,
-        "AP": 4559,
-        "COSTAL": 630,
-        "EXCLUDE": 11,
-        "UNK": 8,
-    }
-    assert len(cells["ImageID"]) == 160861 and len(set(cells["PatientID"])) == 67625
-    assert (
-        len(
-            {
-                patient
-                for patient, projection in zip(cells["PatientID"], cells["Projection"], strict=True)
-                if projection == "PA"
-            }
-        )
-        == 62146
-    )
-    assert {name: cells["MethodLabel"].count(name) for name in ("Physician", "RNN_model")} == {
-        "Physician": 39053,
-        "RNN_model": 121808,
-    }
-    named = [padchest_labels.names_in(cell, number, path) for number, cell in enumerate(cells["Labels"], start=1)]
+    table = read_table(path, padchest_labels.COLUMNS)
+    assert table["Projection"].value_counts().to_dict() == {
+        "PA": 91728, "L": 49579, "AP_horizontal": 14346, "AP": 4559, "COSTAL": 630, "EXCLUDE": 11, "UNK": 8,
+    }  # fmt: skip
+    assert len(table) == 160861 and table["PatientID"].nunique() == 67625
+    assert table["PatientID"][table["Projection"] == "PA"].nunique() == 62146
+    methods = table["MethodLabel"].value_counts()
+    assert (methods["Physician"], methods["RNN_model"]) == (39053, 121808)
+    named = [padchest_labels.names_in(cell, number, path) for number, cell in enumerate(table["Labels"], start=1)]
     assert sum(names is None for names in named) == 103
     names = [name for row in named if row for name in row]
     assert len(set(names)) == 193  # and the empty string, which is none
-    assert {name: names.count(name) for name in ("unchanged", "exclude", "suboptimal study")} == {
-        "unchanged": 14334,
-        "exclude": 1312,
-        "suboptimal study": 1839,
-    }
+    counts = {name: names.count(name) for name in ("unchanged", "exclude", "suboptimal study")}
+    assert counts == {"unchanged": 14334, "exclude": 1312, "suboptimal study": 1839}
     assert set(THESIS) <= set(names)
 
 

@@ -205,8 +205,8 @@ def test_the_pictures_and_the_page_are_there(made_runs, which, names, classes):
         source.startswith("data:image/png;base64,") for source in re.findall(r'src="([^"]*)', page)
     )
     assert (
-        f"<td>lr</td><td>{registry.config_of(runs.read_run(folder)).lr}</td>" in page
-        and "<td>torch</td><td>2.6</td>" in page
+        re.search(rf"<td>lr</td>\s*<td>{registry.config_of(runs.read_run(folder)).lr}</td>", page)
+        and re.search(r"<td>torch</td>\s*<td>2.6</td>", page)
         and "Not for clinical use" in page
     )
 
@@ -491,7 +491,7 @@ def test_what_does_not_fit_is_told(call, copied):
     assert "there is no label hernia" in refused(call, many, "--labels", "hernia, scoliosis")
     log, found = (one / "log.csv").read_text(), files.read_json(one / "report.json")
     (one / "log.csv").write_text(log.replace("val_loss", "loss"))
-    assert "log.csv is damaged (KeyError 'val_loss')" in refused(call, one)
+    assert "log.csv lacks the column val_loss" in refused(call, one)
     (one / "log.csv").write_text(log)
     files.write_json(one / "report.json", found | {"rule": "argmax"})
     assert (

@@ -37,6 +37,20 @@ def score_of(content: Logits, answers) -> float:
     )
 
 
+def expected(answers, p, counts, costs) -> float:
+    """The expected score of answers to three rows of three classes, over all 27 ways the truth may be."""
+    total = 0.0
+    for truth in itertools.product(range(3), repeat=3):
+        chance = np.prod([p[row, c] for row, c in enumerate(truth)])
+        pairs = list(zip(truth, answers, strict=True))
+        for c in range(3):
+            tp = sum(t == c and a == c for t, a in pairs)
+            fp = sum(t != c and a == c for t, a in pairs)
+            fn = sum(t == c and a != c for t, a in pairs)
+            total += chance * (costs.tp * tp - costs.fp * fp - costs.fn * fn) / counts[c]
+    return total
+
+
 @pytest.mark.parametrize("costs", [Costs(), Costs(2.0, 0.5, 3.0)])
 def test_bayes_is_the_best_of_all_answers_by_brute_force(costs):
     """Three rows, three classes: of all 27 ways to answer none has a higher expected score, over all 27 ways the truth
@@ -45,21 +59,9 @@ def test_bayes_is_the_best_of_all_answers_by_brute_force(costs):
     for _ in range(20):
         p, counts = rng.dirichlet(np.ones(3), size=3), rng.integers(1, 50, 3).astype(float)
 
-        def expected(answers) -> float:
-            total = 0.0
-            for truth in itertools.product(range(3), repeat=3):
-                chance = np.prod([p[row, c] for row, c in enumerate(truth)])
-                for c in range(3):
-                    tp = sum(t == c and a == c for t, a in zip(truth, answers))
-                    fp = sum(t != c and a == c for t, a in zip(truth, answers))
-                    fn = sum(t == c and a != c for t, a in zip(truth, answers))
-                    total += chance * (costs.tp * tp - costs.fp * fp - costs.fn * fn) / counts[c]
-            return total
-
         chosen = rules.bayes_scores(p, counts, costs).argmax(axis=1)
-        assert expected(chosen) == pytest.approx(
-            max(expected(answers) for answers in itertools.product(range(3), repeat=3))
-        )
+        best = max(expected(answers, p, counts, costs) for answers in itertools.product(range(3), repeat=3))
+        assert expected(chosen, p, counts, costs) == pytest.approx(best)
 
 
 def test_image_by_image_earnings_add_up_to_the_score():
@@ -208,7 +210,7 @@ def test_several_networks_are_calibrated_one_by_one_and_decided_together():
     ]
     fitted = [rules.posterior_of(network["rules"]["bayes"]) for network in calibration["networks"]]
     counts = np.array([21, 9, 170])  # of both together
-    p = np.mean([posterior.probabilities(test, counts) for posterior, test in zip(fitted, tests)], axis=0)
+    p = np.mean([posterior.probabilities(test, counts) for posterior, test in zip(fitted, tests, strict=True)], axis=0)
     by_hand = ((7 * p - 1) / counts).argmax(1)
     assert np.allclose(single_label.posterior(tests, calibration), p)
     assert (single_label.decide(tests, calibration, "bayes") == by_hand).all()

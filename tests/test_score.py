@@ -2,10 +2,11 @@
 
 import csv
 import itertools
+import json
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 
 from answers import metrics
 from conftest import SHARED, needs_shared
@@ -107,3 +108,21 @@ def test_score_of_a_hand_made_table(tmp_path, call):
         tmp_path / "turned.csv", "CBA", [("4", (0, 1, 0)), ("2", (0, 1, 0)), ("1", (0, 0, 1)), ("3", (0, 1, 0))]
     )
     assert call("score", turned, truth).out == answer.out
+
+
+def test_score_of_probabilities_is_the_ranking_label_by_label(tmp_path, call):
+    rng = np.random.default_rng(3)
+    truth, p = rng.integers(0, 2, (30, 3)), rng.random((30, 3)).round(6)
+    truth[:, 2] = 0  # a label without positives has no figure
+    names = [str(number) for number in range(30)]
+    true = csv_of(tmp_path / "truth.csv", "ABC", zip(names, truth, strict=True))
+    said = csv_of(tmp_path / "said.csv", "ABC", zip(names[::-1], p[::-1], strict=True))
+    answer = call("score", said, true, "--json", tmp_path / "out.json")
+    areas = [roc_auc_score(truth[:, c], p[:, c]) for c in (0, 1)]
+    assert answer.code == 0 and answer.out.splitlines()[-1] == f"score {np.mean(areas):.6f}"
+    rows = json.loads((tmp_path / "out.json").read_text())["per_class"]
+    assert [row["auc"] for row in rows] == [pytest.approx(areas[0]), pytest.approx(areas[1]), None]
+    refused = call("score", said, true, "--costs", 1, 1, 5)
+    assert refused.code == 2 and "said.csv holds probabilities, which are not scored by costs" in refused.err
+    (tmp_path / "bad.csv").write_text((tmp_path / "said.csv").read_text().replace(str(p[4, 1]), "1.5"))
+    assert "column B: '1.5' is no probability from 0 to 1" in call("score", tmp_path / "bad.csv", true).err

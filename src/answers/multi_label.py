@@ -255,3 +255,26 @@ def monitor(targets: np.ndarray, logits: np.ndarray) -> dict[str, float]:
         [stats.ranking(targets[:, c] == 1, logits[:, c], ~np.isnan(targets[:, c]), once) for c in labels], axis=(0, 2)
     )
     return {"auc": float(auc), "average_precision": float(precision)}
+
+
+def figures(classes: Sequence[str], targets: np.ndarray, p: np.ndarray) -> dict:
+    """How well p [N, C] ranks the targets [N, C] of a file, label by label: `score` is the macro AUC-ROC, over the
+    labels that `countable` tells; the others have no figures. Raises UserError where there is none."""
+    macro, counted, rows = monitor(targets, p), countable(targets), []
+    for c, name in enumerate(classes):
+        own = monitor(targets[:, [c]], p[:, [c]]) if counted[c] else {"auc": None, "average_precision": None}
+        rows.append({"class": name, "images": len(targets), "positives": int((targets[:, c] == 1).sum()), **own})
+    return {"score": macro["auc"], **macro, "per_class": rows}
+
+
+def figure_lines(found: dict) -> list[str]:
+    """Such figures as lines; the last is `score 0.734000`."""
+    width = max(len("label"), *(len(row["class"]) for row in found["per_class"]))
+    lines = [f"{'label':{width}}{'positives':>10}{'AUC-ROC':>9}{'PR-AUC':>9}"]
+    for row in found["per_class"]:
+        own = [row[name] for name in ("auc", "average_precision")]
+        shown = "".join("–".rjust(9) if value is None else f"{value:9.3f}" for value in own)
+        lines.append(f"{row['class']:{width}}{row['positives']:10d}{shown}")
+    over = "over the labels with positives and negatives"
+    lines.append(f"macro PR-AUC {found['average_precision']:.3f}; the score is the macro AUC-ROC, {over}")
+    return [*lines, f"score {found['score']:.6f}"]

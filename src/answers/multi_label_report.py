@@ -15,14 +15,8 @@ from core.logits_file import Logits
 from core.task import Evidence, Rows
 
 FIGURES = (
-    "auc",
-    "average_precision",
-    "brier",
-    "brier_skill",
-    "spec_at_sens95",
-    "sens_at_spec95",
-    "sens_at_sens95",
-    "spec_at_spec95",
+    *("auc", "average_precision", "brier", "brier_skill"),
+    *("spec_at_sens95", "sens_at_spec95", "sens_at_sens95", "spec_at_spec95"),
 )
 POINTS = ("sens95", "spec95")
 SUBGROUPS: dict[str, Callable[[Mapping[str, str]], str]] = {  # name → row → group, '' unknown
@@ -65,6 +59,11 @@ def report(found: Evidence, rows: Rows) -> dict:
     }
 
 
+def _shown_part(report: dict) -> str:
+    """The part whose labels `per_class` is of."""
+    return "test" if "test" in report else "validation"
+
+
 def score(found: Evidence, rows: Rows) -> dict:
     """The validation part alone: `score` is its macro AUC, which chose the epoch."""
     part, per_class = _part("validation", found.val, found, rows)
@@ -72,8 +71,9 @@ def score(found: Evidence, rows: Rows) -> dict:
 
 
 def _part(name: str, content: Logits, found: Evidence, rows: Rows) -> tuple[dict, list[dict]]:
+    """The figures of one part, called `name`, and a row of them for every label."""
     val, _, calibration, rule = found
-    targets, names = content.targets, content.classes.astype(str)
+    targets, prevalence = content.targets, content.counts / content.rows
     at, p = thresholds(calibration, rule), {each: probabilities([content], calibration, each) for each in RULES}
     counted = countable(targets)
     if not counted.any():
@@ -81,53 +81,46 @@ def _part(name: str, content: Logits, found: Evidence, rows: Rows) -> tuple[dict
             f"the {name} part has no positive image beside a negative one of any label, so there is nothing to measure:"
             " split with another seed, or choose other labels"
         )
-    about = _about(content, rows)
-    patients = _patients(content.ids, about)
-    weights = stats.cluster_weights(patients).astype(float)
-    val_weights = (
-        weights
-        if val is content
-        else stats.cluster_weights(_patients(val.ids, _about(val, rows)), seed=1).astype(float)
-    )
-    drawn = _drawn_thresholds(
-        val.targets, p[rule] if val is content else probabilities([val], calibration, rule), val_weights
-    )
+    patients = _patients(content, rows)
+    weights = _weights(patients)
+    if val is content:
+        drawn = _drawn_thresholds(targets, p[rule], weights)
+    else:
+        val_weights = _weights(_patients(val, rows), seed=1)
+        drawn = _drawn_thresholds(val.targets, probabilities([val], calibration, rule), val_weights)
 
-    prevalence = content.counts / content.rows
-    points = {figure: np.full(len(names), np.nan) for figure in FIGURES}
-    for c in range(len(names)):
-        for figure, value in _figures(
-            targets[:, c], p[rule][:, c], prevalence[c], {point: at[point][c] for point in POINTS}
-        ).items():
-            points[figure][c] = value
+    points = _points(targets, p[rule], prevalence, at)
     draws = _draws(targets, p[rule], prevalence, drawn, weights)
     lost = np.isnan(draws["auc"]) | ~counted  # of a draw's labels, those without positives or negatives
-
     part = {
         "images": len(targets),
         "patients": len(np.unique(patients)),
         "macro": {figure: _number(_mean(values[counted])) for figure, values in points.items()},
         "interval": {figure: _interval(_mean(np.where(lost, np.nan, values))) for figure, values in draws.items()},
-        "skipped": names[~counted].tolist(),
-        "subgroups": _subgroups(targets, p[rule], patients, about, weights),
+        "skipped": content.classes.astype(str)[~counted].tolist(),
+        "subgroups": _subgroups(targets, p[rule], patients, _about(content, rows), weights),
         "calibration": {each: _forecasts(targets, p[each], prevalence, counted) for each in RULES},
     }
-    per_class = [
-        {
-            "class": str(names[c]),
-            "images": int((~np.isnan(targets[:, c])).sum()),
-            "positives": int((targets[:, c] == 1).sum()),
-            "prevalence": _number(_mean(targets[:, c])),
-            **{
-                key: value
-                for figure in FIGURES
-                for key, value in _with_interval(figure, points[figure][c], draws[figure][:, c]).items()
-            },
-            **{f"threshold_{point}": _number(at[point][c]) for point in POINTS},
+    return part, _per_class(content, points, draws, at)
+
+
+def _per_class(
+    content: Logits, points: dict[str, np.ndarray], draws: dict[str, np.ndarray], at: dict[str, np.ndarray]
+) -> list[dict]:
+    """A row for every label: its numbers of images, its figures with their intervals, its thresholds."""
+    found = []
+    for c, name in enumerate(content.classes):
+        targets = content.targets[:, c]
+        row = {
+            "class": str(name),
+            "images": int((~np.isnan(targets)).sum()),
+            "positives": int((targets == 1).sum()),
+            "prevalence": _number(_mean(targets)),
         }
-        for c in range(len(names))
-    ]
-    return part, per_class
+        for figure in FIGURES:
+            row |= _with_interval(figure, points[figure][c], draws[figure][:, c])
+        found.append(row | {f"threshold_{point}": _number(at[point][c]) for point in POINTS})
+    return found
 
 
 def paired(ours: Logits, theirs: Logits, rows: Rows) -> dict:
@@ -157,7 +150,31 @@ def paired_runs(ours: Sequence[Evidence], theirs: Sequence[Evidence], rows: Rows
 
 def _paired(ours: Sequence[Logits], theirs: Sequence[Logits], rows: Rows) -> dict:
     first = ours[0]
+    _check_same_images([*ours, *theirs])
+    labels = np.flatnonzero(countable(first.targets))
+    if not len(labels):
+        raise UserError(
+            "the two runs' test images have no label with both positives and negatives, so there is nothing to compare"
+        )
+    weights = _weights(_patients(first, rows))
+    macro = []  # of the networks: macro AUC as it is [1] and in every draw [draws]
     for content in (*ours, *theirs):
+        p = sigmoid(content.logits.astype(float)).mean(axis=0)
+        areas = [_areas(first.targets, p, labels, each) for each in (np.ones((1, len(p))), weights)]
+        macro.append([_mean(each.T) for each in areas])
+    mine, others = macro[: len(ours)], macro[len(ours) :]
+    means = [[np.mean(each, axis=0) for each in zip(*group, strict=True)] for group in (mine, others)]
+    difference = [our - other for our, other in zip(*means, strict=True)]
+    found = {"ours": means[0], "theirs": means[1], "difference": difference}
+    return {
+        **{name: {"auc": float(point[0]), "interval": _interval(draws)} for name, (point, draws) in found.items()},
+        "pairs": [float(our[0][0] - other[0][0]) for our, other in zip(mine, others, strict=True)],
+    }
+
+
+def _check_same_images(contents: Sequence[Logits]) -> None:
+    first = contents[0]
+    for content in contents:
         if not np.array_equal(content.ids, first.ids) or content.classes.tolist() != first.classes.tolist():
             raise UserError(
                 "the two runs were tested on different images or labels, so they cannot be compared image by image:"
@@ -168,33 +185,9 @@ def _paired(ours: Sequence[Logits], theirs: Sequence[Logits], rows: Rows) -> dic
                 "the two runs were tested on the same images with different labels of them, so they cannot be compared:"
                 " train both from one label file"
             )
-    labels = np.flatnonzero(countable(first.targets))
-    if not len(labels):
-        raise UserError(
-            "the two runs' test images have no label with both positives and negatives, so there is nothing to compare"
-        )
-    weights = stats.cluster_weights(_patients(first.ids, _about(first, rows))).astype(float)
-    areas = []  # of the networks: macro AUC as it is [1] and in every draw [draws]
-    for content in (*ours, *theirs):
-        p = sigmoid(content.logits.astype(float)).mean(axis=0)
-        ranked = [
-            [stats.ranking(first.targets[:, c] == 1, p[:, c], ~np.isnan(first.targets[:, c]), each)[0] for c in labels]
-            for each in (np.ones((1, len(p))), weights)
-        ]
-        areas.append([_mean(np.array(each).T) for each in ranked])
-    mine, others = areas[: len(ours)], areas[len(ours) :]
-    means = [[np.mean(each, axis=0) for each in zip(*group, strict=True)] for group in (mine, others)]
-    found = {
-        "ours": means[0],
-        "theirs": means[1],
-        "difference": [our - other for our, other in zip(*means, strict=True)],
-    }
-    return {
-        **{name: {"auc": float(point[0]), "interval": _interval(draws)} for name, (point, draws) in found.items()},
-        "pairs": [float(our[0][0] - other[0][0]) for our, other in zip(mine, others, strict=True)],
-    }
 
 
+# ---- images and their patients
 def _about(content: Logits, rows: Rows) -> list[Mapping[str, str]]:
     lacking = [one for one in content.ids if one not in rows]
     if lacking:
@@ -205,13 +198,16 @@ def _about(content: Logits, rows: Rows) -> list[Mapping[str, str]]:
     return [rows[one] for one in content.ids]
 
 
-def _patients(ids: np.ndarray, about: Sequence[Mapping[str, str]]) -> np.ndarray:
-    return np.array(
-        [
-            f"patient {row['patient']}" if row.get("patient") else f"image {one}"
-            for one, row in zip(ids, about, strict=True)
-        ]
-    )
+def _patients(content: Logits, rows: Rows) -> np.ndarray:
+    """Whose every image is, str [N]; an image without a patient is its own."""
+    owners = [row.get("patient") for row in _about(content, rows)]
+    named = zip(content.ids, owners, strict=True)
+    return np.array([f"patient {owner}" if owner else f"image {one}" for one, owner in named])
+
+
+def _weights(patients: np.ndarray, seed: int = 0) -> np.ndarray:
+    """How often every resample of patients draws each image, float [draws, N]."""
+    return stats.cluster_weights(patients, seed=seed).astype(float)
 
 
 # ---- figures
@@ -240,14 +236,32 @@ def _figures(targets: np.ndarray, p: np.ndarray, prevalence: float, at: dict[str
     return found
 
 
+def _points(
+    targets: np.ndarray, p: np.ndarray, prevalence: np.ndarray, at: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The same of every label, float [C] each, NaN where undefined."""
+    found = [
+        _figures(targets[:, c], p[:, c], prevalence[c], {point: at[point][c] for point in POINTS})
+        for c in range(p.shape[1])
+    ]
+    return {figure: np.array([label.get(figure, np.nan) for label in found]) for figure in FIGURES}
+
+
+def _areas(
+    targets: np.ndarray, p: np.ndarray, labels: np.ndarray, weights: np.ndarray, among: np.ndarray | bool = True
+) -> np.ndarray:
+    """AUC of some labels in every draw, on the images `among`: [labels, draws]."""
+    known = ~np.isnan(targets) & np.reshape(among, (-1, 1))
+    return np.array([stats.ranking(targets[:, c] == 1, p[:, c], known[:, c], weights)[0] for c in labels])
+
+
 def _draws(
     targets: np.ndarray, p: np.ndarray, prevalence: np.ndarray, at: dict[str, np.ndarray], weights: np.ndarray
 ) -> dict[str, np.ndarray]:
     """The same figures of every label in every draw, [draws, C] each, NaN where undefined."""
     known, positive, negative = ~np.isnan(targets), targets == 1, targets == 0
-    ranked = np.array(
-        [stats.ranking(positive[:, c], p[:, c], known[:, c], weights) for c in range(p.shape[1])]
-    )  # [C, 2, draws]
+    labels = range(p.shape[1])
+    ranked = np.array([stats.ranking(positive[:, c], p[:, c], known[:, c], weights) for c in labels])  # [C, 2, draws]
     brier, reference = (stats.weighted_means((forecast - targets) ** 2, known, weights) for forecast in (p, prevalence))
     found = {
         "auc": ranked[:, 0].T,
@@ -257,7 +271,7 @@ def _draws(
     }
     for point in POINTS:
         above = [
-            [stats.share_above(p[rows[:, c], c], weights[:, rows[:, c]], at[point][:, c]) for c in range(p.shape[1])]
+            [stats.share_above(p[rows[:, c], c], weights[:, rows[:, c]], at[point][:, c]) for c in labels]
             for rows in (positive, negative)
         ]
         found |= {f"sens_at_{point}": np.array(above[0]).T, f"spec_at_{point}": 1 - np.array(above[1]).T}
@@ -267,15 +281,13 @@ def _draws(
 def _drawn_thresholds(targets: np.ndarray, p: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
     """The two thresholds that every draw of validation patients sets, [draws, C] each, NaN where it has no positives,
     or negatives."""
-    known = ~np.isnan(targets)
-    found = [
-        (
-            stats.held_thresholds(targets[known[:, c], c] == 1, p[known[:, c], c], weights[:, known[:, c]], HELD)
-            if known[:, c].any()
-            else [np.full(len(weights), np.nan)] * 2
-        )
-        for c in range(p.shape[1])
-    ]
+    found = []
+    for truth, forecast in zip(targets.T, p.T, strict=True):
+        known = ~np.isnan(truth)
+        if known.any():
+            found.append(stats.held_thresholds(truth[known] == 1, forecast[known], weights[:, known], HELD))
+        else:
+            found.append([np.full(len(weights), np.nan)] * 2)
     return {point: np.array([each[place] for each in found]).T for place, point in enumerate(POINTS)}
 
 
@@ -295,23 +307,12 @@ def _subgroups(
     found, once = [], np.ones((1, len(patients)))
     for by, group_of in SUBGROUPS.items():
         groups = np.array([group_of(row) for row in about])
-        names = [
-            name
-            for name in (BANDS if by == "age" else sorted(set(groups) - {""}))
-            if (groups == name).sum() >= SMALLEST
-        ]
+        names = BANDS if by == "age" else sorted(set(groups) - {""})
+        names = [name for name in names if (groups == name).sum() >= SMALLEST]
         for name in names if len(names) > 1 else []:
             rows = groups == name
             labels = np.flatnonzero(countable(targets[rows]))
-            point, draws = (
-                np.array(
-                    [
-                        stats.ranking(targets[:, c] == 1, p[:, c], rows & ~np.isnan(targets[:, c]), each)[0]
-                        for c in labels
-                    ]
-                )
-                for each in (once, weights)
-            )
+            point, draws = (_areas(targets, p, labels, each, rows) for each in (once, weights))
             found.append(
                 {
                     "by": by,
@@ -361,8 +362,20 @@ def _ends(interval: Sequence[float | None] | None) -> str:
 def lines(report: dict, calibration: dict | None = None) -> list[str]:
     """The report as lines to print: a table of the labels, the macro means, the subgroups, and what the figures rest
     on."""
-    name = "test" if "test" in report else "validation"
-    part, classes = report[name], report["per_class"]
+    name = _shown_part(report)
+    part = report[name]
+    found = [
+        f"{name} part: {part['images']} images of {part['patients']} patients; 95 % intervals by resampling patients",
+        *_label_table(report["per_class"], part),
+        *_macro_intervals(part["interval"]),
+        *_left_out(report["per_class"], part["skipped"]),
+        *_grounds(name, report["rule"], part["calibration"]),
+        *_subgroup_table(part["subgroups"]),
+    ]
+    return [line.rstrip() for line in found]
+
+
+def _label_table(classes: Sequence[dict], part: dict) -> list[str]:
     width = max(len("label"), *(len(row["class"]) for row in classes))
 
     def row(label: str, positives: str, figures: dict, interval: Sequence[float | None] | None) -> str:
@@ -376,74 +389,69 @@ def lines(report: dict, calibration: dict | None = None) -> list[str]:
             f"{_shown(figures['brier']):>7}{_shown(figures['brier_skill'], '+.3f'):>8}{at[0]:>23}{at[1]:>23}"
         )
 
-    found = [
-        f"{name} part: {part['images']} images of {part['patients']} patients; 95 % intervals by resampling patients",
-        (
-            f"{'label':{width}}{'positives':>10}{'AUC-ROC':>8}"
-            f" {'':14}{'PR-AUC':>7}{'Brier':>7}{'skill':>8}{'Spec@Sens=95% (Sens)':>23}{'Sens@Spec=95% (Spec)':>23}"
-        ),
+    return [
+        f"{'label':{width}}{'positives':>10}{'AUC-ROC':>8} {'':14}{'PR-AUC':>7}{'Brier':>7}{'skill':>8}"
+        f"{'Spec@Sens=95% (Sens)':>23}{'Sens@Spec=95% (Spec)':>23}",
         *(row(one["class"], str(one["positives"]), one, (one["auc_low"], one["auc_high"])) for one in classes),
         row("macro", "", part["macro"], part["interval"]["auc"]),
-        "macro intervals: "
-        + ", ".join(
-            f"{what} {_ends(part['interval'][figure])}"
-            for what, figure in (("PR-AUC", "average_precision"), ("Brier", "brier"), ("skill", "brier_skill"))
-        ),
-        "macro intervals: "
-        + ", ".join(
-            f"{what} {_ends(part['interval'][figure])}"
-            for what, figure in (("Spec@Sens=95%", "spec_at_sens95"), ("Sens@Spec=95%", "sens_at_spec95"))
-        ),
     ]
-    if part["skipped"]:
-        found.append(
-            f"left out of the macro means, without a positive or without a negative here: {', '.join(part['skipped'])}"
+
+
+def _macro_intervals(interval: dict) -> list[str]:
+    return [
+        "macro intervals: " + ", ".join(f"{what} {_ends(interval[figure])}" for what, figure in figures.items())
+        for figures in (
+            {"PR-AUC": "average_precision", "Brier": "brier", "skill": "brier_skill"},
+            {"Spec@Sens=95%": "spec_at_sens95", "Sens@Spec=95%": "sens_at_spec95"},
         )
-    bare = [one["class"] for one in classes if one["threshold_sens95"] is None or one["threshold_spec95"] is None]
-    if bare:
-        found.append(f"without a threshold, since validation lacks positives or negatives: {', '.join(bare)}")
-    found += [
-        (
-            "Thresholds were set on validation only and applied unchanged; in brackets what they held here."
-            if name == "test"
-            else "Thresholds, calibration and epoch were chosen on these same images: every figure here is optimistic."
-        ),
-        (
-            f"Brier and its skill are of rule {report['rule']}; a skill of 0 is that of always forecasting the training"
-            " prevalence."
-        ),
-        "macro Brier (skill) by rule: "
-        + "; ".join(
-            f"{rule} {_shown(figures['brier'])} ({_shown(figures['brier_skill'], '+.3f')})"
-            for rule, figures in part["calibration"].items()
-        ),
     ]
-    if part["subgroups"]:
-        found += [f"{'subgroup':28}{'images':>9}{'patients':>10}{'labels':>8}{'macro AUC-ROC':>15}"]
-        found += [
-            f"{one['by'] + ' ' + one['group']:28}{one['images']:9d}{one['patients']:10d}{one['labels']:8d}{_shown(one['auc']):>15}"
-            f" {_ends(one['interval'])}".rstrip()
-            for one in part["subgroups"]
-        ]
-    return [line.rstrip() for line in found]
+
+
+def _left_out(classes: Sequence[dict], skipped: Sequence[str]) -> list[str]:
+    bare = [one["class"] for one in classes if one["threshold_sens95"] is None or one["threshold_spec95"] is None]
+    told = {
+        "left out of the macro means, without a positive or without a negative here": skipped,
+        "without a threshold, since validation lacks positives or negatives": bare,
+    }
+    return [f"{what}: {', '.join(labels)}" for what, labels in told.items() if labels]
+
+
+def _grounds(name: str, rule: str, calibration: dict) -> list[str]:
+    """What the figures of the part `name` rest on."""
+    forecasts = [
+        f"{each} {_shown(figures['brier'])} ({_shown(figures['brier_skill'], '+.3f')})"
+        for each, figures in calibration.items()
+    ]
+    return [
+        "Thresholds were set on validation only and applied unchanged; in brackets what they held here."
+        if name == "test"
+        else "Thresholds, calibration and epoch were chosen on these same images: every figure here is optimistic.",
+        f"Brier and its skill are of rule {rule}; a skill of 0 is that of always forecasting the training prevalence.",
+        f"macro Brier (skill) by rule: {'; '.join(forecasts)}",
+    ]
+
+
+def _subgroup_table(subgroups: Sequence[dict]) -> list[str]:
+    head = [f"{'subgroup':28}{'images':>9}{'patients':>10}{'labels':>8}{'macro AUC-ROC':>15}"]
+    return head * bool(subgroups) + [
+        f"{one['by'] + ' ' + one['group']:28}{one['images']:9d}{one['patients']:10d}{one['labels']:8d}"
+        f"{_shown(one['auc']):>15} {_ends(one['interval'])}"
+        for one in subgroups
+    ]
 
 
 def warning(report: dict) -> list[str]:
     """Lines that cannot be missed when the macro AUC may be that of chance."""
-    part = report["test" if "test" in report else "validation"]
-    low = (part["interval"]["auc"] or [0.0])[0]
-    return (
-        []
-        if low > 0.5
-        else [
-            "!" * 100,
-            (
-                f"WARNING: the 95 % interval of the macro AUC begins at {low:.3f}: these labels may be ranked no better"
-                " than by chance."
-            ),
-            "!" * 100,
-        ]
-    )
+    low = (report[_shown_part(report)]["interval"]["auc"] or [0.0])[0]
+    if low > 0.5:
+        return []
+    line = "!" * 100
+    return [
+        line,
+        f"WARNING: the 95 % interval of the macro AUC begins at {low:.3f}: these labels may be ranked no better than by"
+        " chance.",
+        line,
+    ]
 
 
 def score_lines(report: dict) -> list[str]:
@@ -456,32 +464,27 @@ def tuned(vals: Sequence[Logits], calibration: dict) -> list[str]:
     its thresholds."""
     targets = np.concatenate([val.targets for val in vals])
     counted = countable(targets)
+    prevalence = sum(val.counts for val in vals) / sum(val.rows for val in vals)
     lines = [f"{'':12}{'AUC-ROC':>9}{'PR-AUC':>9}{'Brier':>9}{'skill':>9}"]
     for rule in RULES:
-        p = np.concatenate(
-            [
-                probabilities([val], calibration | {"networks": [network]}, rule)
-                for val, network in zip(vals, calibration["networks"], strict=True)
-            ]
-        )
-        prevalence = sum(val.counts for val in vals) / sum(val.rows for val in vals)
-        ranked, forecast = monitor(targets, p), _forecasts(targets, p, prevalence, counted)
+        alone = [calibration | {"networks": [network]} for network in calibration["networks"]]
+        p = np.concatenate([probabilities([val], its, rule) for val, its in zip(vals, alone, strict=True)])
+        row = monitor(targets, p) | _forecasts(targets, p, prevalence, counted)
         lines.append(
-            f"{rule:12}{ranked['auc']:9.3f}{ranked['average_precision']:9.3f}{forecast['brier']:9.3f}{forecast['brier_skill']:+9.3f}"
+            f"{rule:12}{row['auc']:9.3f}{row['average_precision']:9.3f}{row['brier']:9.3f}{row['brier_skill']:+9.3f}"
         )
-    names = vals[0].classes
     lines.append(
         f"macro means over {counted.sum()} labels of the {len(targets)} images that the calibration was fitted on:"
         " optimistic"
     )
     if not counted.all():
-        lines.append(f"left out, without a positive or without a negative: {some(names[~counted])}")
+        lines.append(f"left out, without a positive or without a negative: {some(vals[0].classes[~counted])}")
     return lines
 
 
 def headline(report: dict) -> dict[str, float | None]:
     """The macro figures of the test part, or of validation where there is none."""
-    return dict(report["test" if "test" in report else "validation"]["macro"])
+    return dict(report[_shown_part(report)]["macro"])
 
 
 def compare(reports: Sequence[dict]) -> list[str]:
@@ -494,71 +497,70 @@ def compare(reports: Sequence[dict]) -> list[str]:
     first = reports[0]
     if len(reports) == 1:
         return [*[SYNTHETIC] * bool(first["synthetic"]), *lines(first), *warning(first)]
-    name = "test" if "test" in first else "validation"
-    labels = [row["class"] for row in first["per_class"]]
     for other in reports[1:]:
-        if [row["class"] for row in other["per_class"]] != labels:
-            odd = sorted({row["class"] for row in other["per_class"]} ^ set(labels))
-            raise UserError(
-                f"{first['run']} and {other['run']} have different lists of labels"
-                f" ({some(odd) if odd else 'in different orders'}): compare runs with the same labels"
-            )
-        if other["rule"] != first["rule"]:
-            raise UserError(
-                f"{first['run']} was decided by rule {first['rule']} and {other['run']} by {other['rule']}: compare"
-                " runs of one rule"
-            )
-        changed = [
-            change for change in differences(first["settings"], other["settings"]) if not change.startswith("seed ")
-        ]
-        changed += [
-            f"{what} ({first[what]} → {other[what]})" for what in ("split", "baseline") if first[what] != other[what]
-        ]
-        if changed:
-            raise UserError(
-                f"{first['run']} and {other['run']} are no replicates, whose mean could be taken: they differ in"
-                f" {some(changed)}; evaluate them one by one"
-            )
-        if ("test" in other) != ("test" in first):
-            raise UserError(
-                f"of {first['run']} and {other['run']} only one has a test part: compare runs evaluated on the same"
-                " part"
-            )
+        _check_replicates(first, other)
+    name = _shown_part(first)
+    macro = [report[name]["macro"] for report in reports]
+    width = max(len("label"), *(len(row["class"]) for row in first["per_class"]))
+    areas, precisions = ([one[figure] for one in macro] for figure in ("auc", "average_precision"))
+    skipped = sorted({label for report in reports for label in report[name]["skipped"]})
+    return [
+        *[SYNTHETIC] * any(report["synthetic"] for report in reports),
+        f"{name} part, mean ± s.d. over the runs: {some(report['run'] for report in reports)}",
+        f"{'':{width}}{'AUC-ROC':>16}{'PR-AUC':>16}{'n':>5}",
+        f"{'macro':{width}}{_spread(areas):>16}{_spread(precisions):>16}{len(reports):5d}",
+        "",
+        *_spread_table(reports, macro, width),
+        *[f"left out of a macro mean, without a positive or without a negative: {', '.join(skipped)}"] * bool(skipped),
+        f"Thresholds were set on validation only; Brier and its skill are of rule {first['rule']}.",
+    ]
 
-    def over(values: Sequence[float | None], form: str = ".3f") -> str:
-        if None in values:
-            return "–"
-        return f"{np.mean(values):{form}} ± {np.std(values, ddof=1):.3f}"
 
+def _check_replicates(first: dict, other: dict) -> None:
+    """Raises UserError unless two reports are of runs that differ in nothing but their seed."""
+    both = f"{first['run']} and {other['run']}"
+    ours, theirs = ([row["class"] for row in report["per_class"]] for report in (first, other))
+    if ours != theirs:
+        odd = sorted(set(ours) ^ set(theirs))
+        raise UserError(
+            f"{both} have different lists of labels ({some(odd) if odd else 'in different orders'}): compare runs with"
+            " the same labels"
+        )
+    if other["rule"] != first["rule"]:
+        raise UserError(
+            f"{first['run']} was decided by rule {first['rule']} and {other['run']} by {other['rule']}: compare runs of"
+            " one rule"
+        )
+    changed = [each for each in differences(first["settings"], other["settings"]) if not each.startswith("seed ")]
+    changed += [f"{key} ({first[key]} → {other[key]})" for key in ("split", "baseline") if first[key] != other[key]]
+    if changed:
+        raise UserError(
+            f"{both} are no replicates, whose mean could be taken: they differ in {some(changed)}; evaluate them one by"
+            " one"
+        )
+    if ("test" in other) != ("test" in first):
+        raise UserError(f"of {both} only one has a test part: compare runs evaluated on the same part")
+
+
+def _spread_table(reports: Sequence[dict], macro: Sequence[dict], width: int) -> list[str]:
+    """The thesis' table 10: a line for every label, then one for the macro means."""
     columns = (
         ("Brier", "brier", ".3f"),
         ("skill", "brier_skill", "+.3f"),
         ("Spec@Sens=95%", "spec_at_sens95", ".3f"),
         ("Sens@Spec=95%", "sens_at_spec95", ".3f"),
     )
-    macro = [report[name]["macro"] for report in reports]
-    width = max(len("label"), *map(len, labels))
-    table = [(label, [report["per_class"][number] for report in reports]) for number, label in enumerate(labels)] + [
-        ("macro", macro)
-    ]
-    skipped = sorted({label for report in reports for label in report[name]["skipped"]})
-    return [
-        *[SYNTHETIC] * any(report["synthetic"] for report in reports),
-        f"{name} part, mean ± s.d. over the runs: {some(report['run'] for report in reports)}",
-        f"{'':{width}}{'AUC-ROC':>16}{'PR-AUC':>16}{'n':>5}",
-        (
-            f"{'macro':{width}}{over([one['auc'] for one in macro]):>16}{over([one['average_precision'] for one in macro]):>16}{len(reports):5d}"
-        ),
-        "",
-        f"{'label':{width}}" + "".join(f"{title:>17}" for title, _, _ in columns),
-        *(
-            f"{label:{width}}"
-            + "".join(f"{over([one[figure] for one in found], form):>17}" for _, figure, form in columns)
-            for label, found in table
-        ),
-        *[f"left out of a macro mean, without a positive or without a negative: {', '.join(skipped)}"] * bool(skipped),
-        f"Thresholds were set on validation only; Brier and its skill are of rule {first['rule']}.",
-    ]
+    rows = [(found[0]["class"], found) for found in zip(*(report["per_class"] for report in reports), strict=True)]
+    table = [f"{'label':{width}}" + "".join(f"{title:>17}" for title, _, _ in columns)]
+    for label, found in [*rows, ("macro", macro)]:
+        cells = [_spread([one[figure] for one in found], form) for _, figure, form in columns]
+        table.append(f"{label:{width}}" + "".join(f"{cell:>17}" for cell in cells))
+    return table
+
+
+def _spread(values: Sequence[float | None], form: str = ".3f") -> str:
+    """Mean ± s.d. of a figure over runs."""
+    return "–" if None in values else f"{np.mean(values):{form}} ± {np.std(values, ddof=1):.3f}"
 
 
 CERTAIN = 0.9  # the probability that the thesis asks of an image that it explains
@@ -585,12 +587,10 @@ def examples(found: Evidence, labels: Sequence[int], number: int) -> tuple[Logit
             "no image of the test part has exactly one positive label that is among the wanted ones: name others with"
             " --labels, or split with more test images"
         )
-    sure = rows[p[rows, label[rows]] > CERTAIN]
-    why = (
-        f"one positive label, p > {CERTAIN}"
-        if len(sure)
-        else f"one positive label; none has p > {CERTAIN}, so the most probable"
-    )
-    rows = sure if len(sure) else rows
+    why, sure = f"one positive label, p > {CERTAIN}", rows[p[rows, label[rows]] > CERTAIN]
+    if len(sure):
+        rows = sure
+    else:
+        why = f"one positive label; none has p > {CERTAIN}, so the most probable"
     queues = [[Example(row, c, p[row, c], why) for row in falling(rows[label[rows] == c], p[:, c])] for c in labels]
     return test, in_turn(queues, number)

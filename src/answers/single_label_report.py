@@ -34,23 +34,20 @@ def score(found: Evidence, rows: Rows) -> dict:
     """The validation rows decided by one rule, cross-fitted: no image is decided by a fit that saw it."""
     val, _, calibration, rule = found
     answers = single_label.held_out([val], calibration, [rule])[0][rule]
-    return figures(val.classes.tolist(), tally_one_hot(val.targets, answers), Costs(**calibration["costs"])) | {
-        "rule": rule
-    }
+    counts, costs = tally_one_hot(val.targets, answers), Costs(**calibration["costs"])
+    return figures(val.classes.tolist(), counts, costs) | {"rule": rule}
 
 
-def figures(classes: list[str], counts: metrics.Tally, costs: Costs = Costs()) -> dict:
+def figures(classes: list[str], counts: metrics.Tally, costs: Costs) -> dict:
     """The score, the figures beside it, and a row for every class: its counts, its score (null where the truth has no
     image of it), and what its hits, false alarms and misses add to the score of all."""
     scores, f1, present = metrics.class_scores(counts, costs), metrics.f1(counts), counts.present.sum()
-    shares = {
-        name: counts.rate(amount) / present
-        for name, amount in (
-            ("hits_add", costs.tp * counts.tp),
-            ("false_alarms_cost", costs.fp * counts.fp),
-            ("misses_cost", costs.fn * counts.fn),
-        )
+    amounts = {
+        "hits_add": costs.tp * counts.tp,
+        "false_alarms_cost": costs.fp * counts.fp,
+        "misses_cost": costs.fn * counts.fn,
     }
+    shares = {name: counts.rate(amount) / present for name, amount in amounts.items()}
     rows = []
     for c, name in enumerate(classes):
         floats = {"score": scores[c], "f1": f1[c], **{what: share[c] for what, share in shares.items()}}
@@ -71,51 +68,46 @@ def figures(classes: list[str], counts: metrics.Tally, costs: Costs = Costs()) -
 
 def class_table(rows: list[dict]) -> list[str]:
     """Every class's counts, its score, and what its hits, false alarms and misses add to the score of all, as lines."""
-    lines = [
-        f"{'class':28}{'images':>7}{'tp':>7}{'fp':>7}{'fn':>7}{'score':>10}{'f1':>8}{'hits':>9}{'alarms':>9}{'misses':>9}"
-    ]
+    head = f"{'class':28}{'images':>7}{'tp':>7}{'fp':>7}{'fn':>7}{'score':>10}{'f1':>8}"
+    lines = [f"{head}{'hits':>9}{'alarms':>9}{'misses':>9}"]
     for row in rows:
-        ends = (
-            f"{row['score']:10.3f}{row['f1']:8.3f}{row['hits_add']:+9.4f}{0 - row['false_alarms_cost']:+9.4f}{0 - row['misses_cost']:+9.4f}"
-            if row["images"]
-            else f"{'absent':>10}"
-        )
-        lines.append(f"{row['class']:28}{row['images']:7d}{row['tp']:7d}{row['fp']:7d}{row['fn']:7d}{ends}")
+        line = f"{row['class']:28}{row['images']:7d}{row['tp']:7d}{row['fp']:7d}{row['fn']:7d}"
+        if row["images"]:
+            alarms, misses = 0 - row["false_alarms_cost"], 0 - row["misses_cost"]
+            line += f"{row['score']:10.3f}{row['f1']:8.3f}{row['hits_add']:+9.4f}{alarms:+9.4f}{misses:+9.4f}"
+        else:
+            line += f"{'absent':>10}"
+        lines.append(line)
     absent = [row["class"] for row in rows if not row["images"]]
     return lines + [f"left out of the mean, without an image: {', '.join(absent)}"] * bool(absent)
 
 
 def score_lines(report: dict) -> list[str]:
     """The per-class table and the summary as lines; the last is `score -4.724889`."""
-    return [
+    lines = [
         *class_table(report["per_class"]),
-        (
-            f"accuracy {report['accuracy']:.4f}  balanced accuracy {report['balanced_accuracy']:.4f}  macro-F1"
-            f" {report['macro_f1']:.4f}"
-        ),
+        f"accuracy {report['accuracy']:.4f}  balanced accuracy {report['balanced_accuracy']:.4f}"
+        f"  macro-F1 {report['macro_f1']:.4f}",
         f"always {report['always']['class']} would score {report['always']['score']:.6f}",
-        *(
-            [f"decided by rule {report['rule']}, each fifth of the images by a fit on the other four"]
-            if "rule" in report
-            else []
-        ),
-        f"score {report['score']:.6f}",
     ]
+    if "rule" in report:
+        lines.append(f"decided by rule {report['rule']}, each fifth of the images by a fit on the other four")
+    return [*lines, f"score {report['score']:.6f}"]
 
 
 def table(report: dict) -> list[str]:
     """Every rule's score on the validation images beside the constant answer, as lines to print."""
-    always = report["always"]
+    always, span = report["always"], "95 % interval"
     bar = f"always {always['class']}"
     width = max(map(len, [*report["rules"], bar]))
     lines = [
-        f"{'':{width}}  {'fitted':>8}  {'cross-fitted':>12}  {'95 % interval':>18}  {f'minus {bar}':>24} "
-        f" {'95 % interval':>18}  macro-F1"
+        f"{'':{width}}  {'fitted':>8}  {'cross-fitted':>12}  {span:>18}  {f'minus {bar}':>24}  {span:>18}  macro-F1"
     ]
     for rule, figures in report["rules"].items():
+        over = f"{figures['over_always']:+24.4f}  {ends(figures['over_always_interval']):>18}"
         lines.append(
-            f"{rule:{width}}  {figures['fitted']:8.4f}  {figures['score']:12.4f}  {ends(figures['interval']):>18}  "
-            f"{figures['over_always']:+24.4f}  {ends(figures['over_always_interval']):>18}  {figures['macro_f1']:8.3f}"
+            f"{rule:{width}}  {figures['fitted']:8.4f}  {figures['score']:12.4f}  {ends(figures['interval']):>18}"
+            f"  {over}  {figures['macro_f1']:8.3f}"
         )
     lines.append(f"{bar:{width}}  {always['score']:8.4f}  {always['score']:12.4f}{'':66}  {always['macro_f1']:8.3f}")
     lines.append(
@@ -155,10 +147,8 @@ def doubt(report: dict, rule: str) -> list[str]:
     advice = f", or choose rule={' or '.join(better)}" if better else ""
     return [
         line,
-        (
-            f"WARNING: rule {rule} scores {figures['score']:.4f} cross-fitted, no better than {always}"
-            f" ({report['always']['score']:.4f})."
-        ),
+        f"WARNING: rule {rule} scores {figures['score']:.4f} cross-fitted, no better than {always}"
+        f" ({report['always']['score']:.4f}).",
         f"Think before you submit its answers{advice}.",
         line,
     ]
@@ -170,12 +160,9 @@ def describe(calibration: dict) -> list[str]:
     for number, network in enumerate(calibration["networks"], start=1):
         heat, posterior = network["rules"]["temperature"], network["rules"]["bayes"]
         name = f"network {number}: " if len(calibration["networks"]) > 1 else ""
-        span = ", ".join(
-            f"{what} {min(posterior[what]):.2f} to {max(posterior[what]):.2f}" for what in ("slopes", "offsets")
-        )
-        lines.append(
-            f"{name}temperature {heat['temperature']} ({'tuned' if heat['tuned'] else 'given'}); bayes: {span}"
-        )
+        how = "tuned" if heat["tuned"] else "given"
+        spans = [f"{what} {min(posterior[what]):.2f} to {max(posterior[what]):.2f}" for what in ("slopes", "offsets")]
+        lines.append(f"{name}temperature {heat['temperature']} ({how}); bayes: {', '.join(spans)}")
     return lines
 
 
@@ -215,29 +202,17 @@ def paired(ours: Sequence[Evidence], theirs: Sequence[Evidence], rows: Rows) -> 
     UserError for other images, classes, labels or costs.
     """
     tested = all(test is not None for _, test, _, _ in (*ours, *theirs))
-    first, costs = ours[0][1 if tested else 0], ours[0][2]["costs"]
+    first, costs = ours[0].test if tested else ours[0].val, ours[0].calibration["costs"]
     truth, n = first.targets.argmax(axis=1), first.targets.sum(axis=0).astype(int)
     earned = []
-    for val, test, calibration, rule in (*ours, *theirs):
-        content = test if tested else val
-        if not all(
-            np.array_equal(getattr(content, what), getattr(first, what)) for what in ("ids", "classes", "targets")
-        ):
-            raise UserError(
-                "the two runs were tested on different images or labels, so they cannot be compared image by image:"
-                " give both the same split"
-            )
-        if calibration["costs"] != costs:
+    for run in (*ours, *theirs):
+        _check_same_images(run.test if tested else run.val, first)
+        if run.calibration["costs"] != costs:
             raise UserError(
                 "the two runs are scored by different costs, so their scores cannot be compared: give both the same"
                 " costs"
             )
-        answers = (
-            single_label.decide([test], calibration, rule)
-            if tested
-            else single_label.held_out([val], calibration, [rule])[0][rule]
-        )
-        earned.append(metrics.earned(truth, answers, n, Costs(**costs)))
+        earned.append(metrics.earned(truth, _answers(run, tested), n, Costs(**costs)))
     mine, others = earned[: len(ours)], earned[len(ours) :]
     means = {"ours": np.mean(mine, axis=0), "theirs": np.mean(others, axis=0)}
     means["difference"] = means["ours"] - means["theirs"]
@@ -253,59 +228,64 @@ def paired(ours: Sequence[Evidence], theirs: Sequence[Evidence], rows: Rows) -> 
     }
 
 
+def _check_same_images(content: Logits, first: Logits) -> None:
+    same = (np.array_equal(getattr(content, what), getattr(first, what)) for what in ("ids", "classes", "targets"))
+    if not all(same):
+        raise UserError(
+            "the two runs were tested on different images or labels, so they cannot be compared image by image:"
+            " give both the same split"
+        )
+
+
+def _answers(run: Evidence, tested: bool) -> np.ndarray:
+    """A run's own answers, int [N], on its test images or, cross-fitted, on its validation images."""
+    if tested:
+        return single_label.decide([run.test], run.calibration, run.rule)
+    return single_label.held_out([run.val], run.calibration, [run.rule])[0][run.rule]
+
+
 def compare(reports: Sequence[dict]) -> list[str]:
     """The rules of several runs on each run's own images; of a single run every rule and every class too."""
     lines = []
     if len(reports) == 1:
-        validation, heat = reports[0]["validation"], reports[0]["validation"]["calibration"]
-        lines += [
-            *table(validation),
+        report = reports[0]
+        before, after = (report["validation"]["calibration"][when] for when in ("before", "after"))
+        lines = [
+            *table(report["validation"]),
             "",
-            f"rule {reports[0]['rule']}, cross-fitted, class by class:",
-            *class_table(reports[0]["per_class"]),
-        ]
-        lines += [
-            (
-                f"plain softmax: NLL {heat['before']['nll']:.4f}, Brier {heat['before']['brier']:.4f}; calibrated"
-                f" posterior, cross-fitted: NLL {heat['after']['nll']:.4f}, Brier {heat['after']['brier']:.4f}"
-            ),
+            f"rule {report['rule']}, cross-fitted, class by class:",
+            *class_table(report["per_class"]),
+            f"plain softmax: NLL {before['nll']:.4f}, Brier {before['brier']:.4f}; calibrated posterior, cross-fitted:"
+            f" NLL {after['nll']:.4f}, Brier {after['brier']:.4f}",
             "",
         ]
-    return lines + [
-        line
-        for part in ("validation", "test")
-        if all(part in report for report in reports)
-        for line in _paired(reports, part)
-    ]
+    for part in ("validation", "test"):
+        if all(part in report for report in reports):
+            lines += _beside_bayes(reports, part)
+    return lines
 
 
-def _paired(reports: Sequence[dict], part: str) -> list[str]:
+def _beside_bayes(reports: Sequence[dict], part: str) -> list[str]:
     """A line a run: the report's rules and the Bayes rule on the same images, and the differences with their
     intervals."""
-    width = max(len(report["run"]) for report in reports)
-    lines = [
-        f"{part + ':':{width}} "
-        f" {'argmax':>9}{'temperature':>13}{'bayes':>9}{'bayes − argmax':>18}{'95 % interval':>20}{'bayes − temperature':>22}{'95 % interval':>20}{'always':>9}"
-    ]
+    width, span = max(len(report["run"]) for report in reports), "95 % interval"
+    head = f"{part + ':':{width}}  {'argmax':>9}{'temperature':>13}{'bayes':>9}"
+    lines = [f"{head}{'bayes − argmax':>18}{span:>20}{'bayes − temperature':>22}{span:>20}{'always':>9}"]
+
+    def line(name: str, row: Sequence[float], one: str = "", other: str = "") -> str:
+        scores = f"{row[0]:9.4f}{row[1]:13.4f}{row[2]:9.4f}"
+        return f"{name:{width}}  {scores}{row[3]:+18.4f}{one:>20}{row[4]:+22.4f}{other}"
+
     rows = []
     for report in reports:
-        figures, minus = report[part], report[part]["bayes_minus"]
-        rows.append(
-            [
-                *(figures["rules"][rule]["score"] for rule in ("argmax", "temperature", "bayes")),
-                *(minus[rule]["difference"] for rule in ("argmax", "temperature")),
-            ]
-        )
-        one, other = (ends(minus[rule]["interval"]) for rule in ("argmax", "temperature"))
-        lines.append(
-            f"{report['run']:{width}} "
-            f" {rows[-1][0]:9.4f}{rows[-1][1]:13.4f}{rows[-1][2]:9.4f}{rows[-1][3]:+18.4f}{one:>20}{rows[-1][4]:+22.4f}{other:>20}{figures['always']['score']:9.4f}"
-        )
+        figures = report[part]
+        scores = [figures["rules"][rule]["score"] for rule in ("argmax", "temperature", "bayes")]
+        minus = [figures["bayes_minus"][rule] for rule in ("argmax", "temperature")]
+        rows.append([*scores, *(each["difference"] for each in minus)])
+        one, other = (ends(each["interval"]) for each in minus)
+        lines.append(line(report["run"], rows[-1], one, f"{other:>20}{figures['always']['score']:9.4f}"))
     if len(rows) > 1:
-        for name, row in (("mean", np.mean(rows, axis=0)), ("s.d.", np.std(rows, axis=0, ddof=1))):
-            lines.append(
-                f"{name:{width}}  {row[0]:9.4f}{row[1]:13.4f}{row[2]:9.4f}{row[3]:+18.4f}{'':20}{row[4]:+22.4f}"
-            )
+        lines += [line("mean", np.mean(rows, axis=0)), line("s.d.", np.std(rows, axis=0, ddof=1))]
     return lines
 
 
@@ -330,11 +310,9 @@ def examples(found: Evidence, labels: Sequence[int], number: int) -> tuple[Logit
         raise UserError("no image of the validation part is of the wanted classes: name others with --labels")
 
     def example(row: int, what: str) -> Example:
-        outcome = (
-            "hit"
-            if answers[row] == truth[row]
-            else f"missed: answered {val.classes[answers[row]]}, p = {p[row, answers[row]]:.2f}"
-        )
+        answer = answers[row]
+        hit = answer == truth[row]
+        outcome = "hit" if hit else f"missed: answered {val.classes[answer]}, p = {p[row, answer]:.2f}"
         return Example(int(row), int(truth[row]), float(p[row, truth[row]]), what + outcome)
 
     def queue(right: bool) -> list[Example]:

@@ -1,9 +1,10 @@
 """How every script ends: a user's mistake is one sentence on stderr and exit code 2; a defect keeps its traceback.
 
-The first import of every verb, so that Ctrl-C is quiet even while heavier modules are still loading.
+The first import of every script that loads torch, so that Ctrl-C is quiet even while heavier modules are still loading.
 """
 
-import argparse
+from __future__ import annotations
+
 import errno
 import os
 import sys
@@ -14,13 +15,6 @@ FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 class UserError(Exception):
     """Something the user can mend. The message says what is wrong, where, and what to do."""
-
-
-class Parser(argparse.ArgumentParser):
-    """A command line whose faults are sentences too."""
-
-    def error(self, message: str):
-        raise UserError(f"{message} ({' '.join(self.format_usage().split())})")
 
 
 def some(names, most: int = 8) -> str:

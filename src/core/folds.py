@@ -12,6 +12,7 @@ from core.data_set import Table
 from core.errors import UserError, some
 from core.files import digest, shown, write_bytes
 from core.runs import Run
+from core.tables import read_table
 from core.task import Task
 
 
@@ -110,21 +111,9 @@ def _check(found: np.ndarray, table: Table, task: Task, given: Path | None) -> N
 
 
 def read(path: Path) -> dict[str, dict[str, str]]:
-    """A CSV of `id` and `part`, as folds.csv: its rows by id. Raises UserError for a missing, damaged or contradictory
-    one."""
-    try:
-        reader = csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""))
-        rows = list(reader)
-    except OSError as error:
-        raise UserError(f"split = {shown(path)} cannot be read ({error.strerror})") from error
-    except (ValueError, csv.Error) as error:
-        raise UserError(f"{shown(path)} is not a readable CSV file ({error})") from error
-    missing = [name for name in ("id", "part") if name not in (reader.fieldnames or [])]
-    if missing:
-        raise UserError(
-            f"{shown(path)} lacks the column {some(missing)}: wanted are the id and part of every labelled image, as in"
-            " the folds.csv of a run"
-        )
+    """A CSV of `id` and `part`, as folds.csv: its rows by id. Raises UserError for a damaged or contradictory one."""
+    what = "wanted are the id and part of every labelled image, as in the folds.csv of a run"
+    rows = read_table(path, ["id", "part"], what).to_dict("records")
     ids, times = np.unique([row["id"] for row in rows], return_counts=True)
     if (times > 1).any():
         raise UserError(f"{shown(path)}: {(times > 1).sum()} ids stand there more than once: {some(ids[times > 1])}")

@@ -30,6 +30,11 @@ class Logits:
     rows: int
     prior: np.ndarray
 
+    @property
+    def labelled(self) -> "Logits":
+        """The rows of which any target is known."""
+        return self.take(~np.isnan(self.targets).all(axis=1))
+
     def take(self, rows: np.ndarray) -> "Logits":
         """Some of the rows, by mask or index."""
         return replace(self, ids=self.ids[rows], logits=self.logits[:, rows], targets=self.targets[rows])
@@ -41,67 +46,65 @@ def write_logits(path: Path, content: Logits) -> None:
     write_bytes(path, buffer.getvalue())
 
 
+KINDS = {  # of the fields' numbers or text, in numpy's letters
+    "ids": "U", "logits": "fiu", "targets": "fiu", "classes": "U", "counts": "fiu", "rows": "iu", "prior": "fiu",
+}  # fmt: skip
+
+
 def read_logits(path: Path) -> Logits:
     """Read and check a logits file. Raises UserError for a missing, truncated, mis-shaped or non-finite one."""
     where = shown(path)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [field.name for field in fields(Logits) if field.name not in archive.files]
-            if missing:
-                raise UserError(f"{where} lacks {some(missing)}: it is no logits file of this kit")
-            found = {field.name: archive[field.name] for field in fields(Logits)}
-        for name, kinds in {
-            "ids": "U",
-            "classes": "U",
-            "logits": "fiu",
-            "targets": "fiu",
-            "counts": "fiu",
-            "prior": "fiu",
-            "rows": "iu",
-        }.items():
-            if found[name].dtype.kind not in kinds:
-                raise UserError(
-                    f"{where}: {name} are {found[name].dtype}, where {'text is' if kinds == 'U' else 'numbers are'}"
-                    " wanted"
-                )
-        with np.errstate(over="ignore"):
-            content = Logits(
-                **{
-                    **found,
-                    "rows": int(found["rows"]),
-                    "logits": np.float32(found["logits"]),
-                    "targets": np.float32(found["targets"]),
-                }
-            )
+        content = _loaded(path, where)
     except OSError as error:
         raise UserError(f"{where} cannot be read ({error.strerror or error})") from error
     except (ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise UserError(f"{where} is truncated or no .npz file of this kit: make it again") from error
-    rows, classes = content.ids.shape[:1], content.classes.shape[:1]
-    wanted = {
-        "ids": rows,
-        "classes": classes,
-        "logits": content.logits.shape[:1] + rows + classes,
-        "targets": rows + classes,
-        "counts": classes,
-        "prior": classes,
-    }
+    _check_shapes(content, where)
+    _check_names(content, where)
+    _check_numbers(content, where)
+    return content
+
+
+def _loaded(path: Path, where: str) -> Logits:
+    with np.load(path, allow_pickle=False) as archive:
+        missing = [name for name in KINDS if name not in archive.files]
+        if missing:
+            raise UserError(f"{where} lacks {some(missing)}: it is no logits file of this kit")
+        found = {name: archive[name] for name in KINDS}
+    for name, kinds in KINDS.items():
+        if found[name].dtype.kind not in kinds:
+            wanted = "text is" if kinds == "U" else "numbers are"
+            raise UserError(f"{where}: {name} are {found[name].dtype}, where {wanted} wanted")
+    with np.errstate(over="ignore"):
+        floats = {name: np.float32(found[name]) for name in ("logits", "targets")}
+        return Logits(**{**found, **floats, "rows": int(found["rows"])})
+
+
+def _check_shapes(content: Logits, where: str) -> None:
+    rows, classes, views = content.ids.shape[:1], content.classes.shape[:1], content.logits.shape[:1]
+    wanted = {"ids": rows, "classes": classes, "counts": classes, "prior": classes}
+    wanted |= {"logits": views + rows + classes, "targets": rows + classes}
     for name, shape in wanted.items():
         if getattr(content, name).shape != shape:
-            raise UserError(
-                f"{where}: {name} has shape {getattr(content, name).shape} where its ids and classes ask for {shape}"
-            )
+            found = getattr(content, name).shape
+            raise UserError(f"{where}: {name} has shape {found} where its ids and classes ask for {shape}")
     if not content.logits.size:
         raise UserError(f"{where} holds no rows")
-    for name, names in (("ids", content.ids), ("classes", content.classes)):
+
+
+def _check_names(content: Logits, where: str) -> None:
+    for what, names in (("ids", content.ids), ("classes", content.classes)):
         found, times = np.unique(names, return_counts=True)
-        if (times > 1).any() or (found == "").any():
-            raise UserError(
-                f"{where}: {name} must be different names; twice or empty:"
-                f" {some(repr(str(one)) for one in found[(times > 1) | (found == '')])}"
-            )
+        odd = found[(times > 1) | (found == "")]
+        if len(odd):
+            said = some(repr(str(one)) for one in odd)
+            raise UserError(f"{where}: {what} must be different names; twice or empty: {said}")
     if (content.classes == "id").any():
         raise UserError(f"{where}: a class cannot be called id, which is the submission's first column")
+
+
+def _check_numbers(content: Logits, where: str) -> None:
     for name in ("counts", "prior", "rows"):
         values = np.asarray(getattr(content, name))
         if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1e12 or not values.any():
@@ -114,7 +117,6 @@ def read_logits(path: Path) -> Logits:
             f"{where} has logits that are NaN, infinite or beyond a million, in {bad.sum()} rows:"
             f" {some(content.ids[bad])}"
         )
-    return content
 
 
 def same_classes(lists: Sequence[list[str]], what: str) -> None:

@@ -3,7 +3,6 @@
 import fcntl
 import os
 import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,7 +61,7 @@ class Run:
     def lock(self) -> None:
         """Keep other processes off this run until this one ends. Raises UserError when one is at work on it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self / "lock", "w")
+        self._lock = open(self / "lock", "w")  # noqa: SIM115, it stays open: closing it ends the lock
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -86,13 +85,6 @@ def read_run(folder: Path) -> dict:
             f"{shown(folder / 'run.json')} lacks {some(missing)}: delete {shown(folder)} and make the run again"
         )
     return about
-
-
-def versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    names = ("torch", "timm", "albumentations", "numpy", "pillow")
-    return {"python": sys.version.split()[0], **{name: version(name) for name in names}}
 
 
 def commit() -> str | None:

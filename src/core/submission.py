@@ -9,6 +9,7 @@ import numpy as np
 
 from core.errors import UserError, some
 from core.files import atomic
+from core.tables import read_table
 
 
 def one_answer(cells: Sequence[str]) -> str:
@@ -60,21 +61,14 @@ def validate(
     `name` is what the fault calls the file.
     """
     name = name or path.name
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))
-    if not rows or rows[0] != ["id", *classes]:
-        raise UserError(
-            f"the header of {name} is not id and the classes in their order: {some(rows[0] if rows else [])}"
-        )
-    if len(rows) - 1 != len(test_ids):
-        raise UserError(f"{name} has {len(rows) - 1} rows where there are {len(test_ids)} test images")
-    for number, (row, wanted) in enumerate(zip(rows[1:], test_ids, strict=True), start=2):
-        if row[0] != wanted:
-            raise UserError(f"{name}, line {number}: id {row[0]} where {wanted} is wanted")
-        wrong = (
-            fault(row[1:])
-            if len(row) == len(classes) + 1
-            else f"{len(row)} cells where the header has {len(classes) + 1}"
-        )
-        if wrong:
+    table = read_table(path)
+    if list(table.columns) != ["id", *classes]:
+        raise UserError(f"the header of {name} is not id and the classes in their order: {some(table.columns)}")
+    if len(table) != len(test_ids):
+        raise UserError(f"{name} has {len(table)} rows where there are {len(test_ids)} test images")
+    rows = table.to_numpy(dtype=str).tolist()
+    for number, ((found, *cells), wanted) in enumerate(zip(rows, test_ids, strict=True), start=2):
+        if found != wanted:
+            raise UserError(f"{name}, line {number}: id {found} where {wanted} is wanted")
+        if wrong := fault(cells):
             raise UserError(f"{name}, line {number}: {wrong}")

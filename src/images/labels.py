@@ -1,14 +1,21 @@
 """Label files: CSV to ids and float targets [N, C]. Class names are read from the header, never typed."""
 
-import csv
-import io
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from core.data_set import Table, Tables, check_ids
 from core.errors import UserError, some
 from core.files import shown
+from core.tables import read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def read_competition(folder: Path) -> Tables:
@@ -23,36 +30,58 @@ def read_competition(folder: Path) -> Tables:
 
 def read_one_hot(path: Path) -> Table:
     """A CSV of `id` and one 0/1 column a class, exactly one 1 a row: train.csv, solution.csv or a submission."""
-    header, ids, rows = _read(path)
-    classes = [column for column in header if column != "id"]
-    if len(classes) < 2:
-        raise UserError(f"{shown(path)} needs a column for every class beside id; it has {some(header)}")
-    at = header.index("id")
-    values = np.char.strip(np.array([row[:at] + row[at + 1 :] for row in rows]))
+    found = read_multi_hot(path)
+    ones = found.targets.sum(axis=1)
+    for wrong, what in ((ones == 0, "no 1"), (ones > 1, "several 1s")):
+        if wrong.any():
+            rows = some(found.ids[wrong])
+            raise UserError(f"{shown(path)}: {wrong.sum()} rows have {what} where exactly one is wanted: {rows}")
+    return found
+
+
+def read_multi_hot(path: Path) -> Table:
+    """A CSV of `id` and one 0/1 column a class, any number of 1s a row."""
+    table, classes = _labelled(path)
+    values = np.char.strip(table[classes].to_numpy(dtype=str))
     ones = np.isin(values, ("1", "1.0"))
     strange = ~ones & ~np.isin(values, ("0", "0.0"))
     if strange.any():
         row, column = np.argwhere(strange)[0]
-        raise UserError(
-            f"{shown(path)}, row {row + 1}, column {classes[column]}: {str(values[row, column])!r} is neither 0 nor 1"
-        )
-    for wrong, what in ((ones.sum(axis=1) == 0, "no 1"), (ones.sum(axis=1) > 1, "several 1s")):
-        if wrong.any():
-            raise UserError(
-                f"{shown(path)}: {wrong.sum()} rows have {what} where exactly one is wanted: {some(ids[wrong])}"
-            )
-    return Table(ids, classes, ones.astype(np.float32))
+        said = f"{str(values[row, column])!r} is neither 0 nor 1"
+        raise UserError(f"{shown(path)}, row {row + 1}, column {classes[column]}: {said}")
+    return Table(_ids(table), classes, ones.astype(np.float32))
+
+
+def read_probabilities(path: Path) -> Table:
+    """A CSV of `id` and one column a class with numbers from 0 to 1: a multi-label submission."""
+    import pandas as pd
+
+    table, classes = _labelled(path)
+    values = table[classes].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
+    strange = ~((values >= 0) & (values <= 1))
+    if strange.any():
+        row, column = np.argwhere(strange)[0]
+        said = f"{table[classes].iat[row, column]!r} is no probability from 0 to 1"
+        raise UserError(f"{shown(path)}, row {row + 1}, column {classes[column]}: {said}")
+    return Table(_ids(table), classes, values)
+
+
+def has_probabilities(path: Path) -> bool:
+    """Whether a CSV of `id` and one column a class has any number between 0 and 1."""
+    import pandas as pd
+
+    table, classes = _labelled(path)
+    values = table[classes].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
+    return bool(((values > 0) & (values < 1)).any())
 
 
 def aligned(table: Table, ids: np.ndarray, classes: list[str], what: str) -> np.ndarray:
-    """A table's targets with its rows joined by id and its columns by name, float32 [N, C]; both must be the same sets.
+    """A table's targets with its rows joined by id and its columns by name, float [N, C]; both must be the same sets.
 
     `what` names the two in the error, as `a.csv and b.csv`.
     """
-    for kind, ours, theirs in (
-        ("class columns", table.classes, classes),
-        ("ids", table.ids.tolist(), np.asarray(ids).tolist()),
-    ):
+    pairs = (("class columns", table.classes, classes), ("ids", table.ids.tolist(), np.asarray(ids).tolist()))
+    for kind, ours, theirs in pairs:
         odd = sorted(set(ours) ^ set(theirs))
         if odd:
             raise UserError(f"{what} have different {kind}: {some(odd)} in only one of them")
@@ -62,51 +91,52 @@ def aligned(table: Table, ids: np.ndarray, classes: list[str], what: str) -> np.
 
 def read_ids(path: Path) -> np.ndarray:
     """The `id` column of a CSV, in its order: str [N]."""
-    return _read(path)[1]
+    ids = _ids(read_table(path, ["id"]))
+    check_ids(ids, path)
+    return ids
 
 
 def read_counts(path: Path, classes: list[str]) -> np.ndarray:
-    """A CSV with the columns `class` and `count`, one row for each of `classes` in any order: float [C] in their
+    """A CSV with the columns `class` and `count`, a row for each of `classes` in any order: float [C] in their
     order."""
+    table = read_table(path, ["class", "count"], "a CSV of class and count is wanted")
     try:
-        rows = list(csv.DictReader(io.StringIO(Path(path).read_bytes().decode("utf-8-sig"), newline="")))
-        found = {row["class"]: float(row["count"]) for row in rows}
-    except OSError as error:
-        raise UserError(f"{shown(path)} cannot be read ({error.strerror})") from error
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise UserError(f"{shown(path)} is no CSV with the columns class and count, a number in every row") from error
+        found = dict(zip(table["class"], table["count"].astype(float), strict=True))
+    except ValueError as error:
+        raise UserError(f"{shown(path)}: every count must be a number") from error
     odd = sorted(set(classes) ^ set(found))
-    if odd or len(rows) != len(classes):
-        raise UserError(
-            f"{shown(path)} must name every class of the logits once; missing, unknown or twice:"
-            f" {some(odd or [row['class'] for row in rows])}"
-        )
+    if odd or len(table) != len(classes):
+        names = some(odd or table["class"])
+        raise UserError(f"{shown(path)} must name every class of the logits once; missing, unknown or twice: {names}")
     counts = np.array([found[name] for name in classes])
     if not (np.isin(counts, 0) | ((counts >= 1e-6) & (counts <= 1e12))).all() or not counts.any():
         raise UserError(f"{shown(path)}: counts must be 0 or numbers from 1e-6 to 1e12, and not all 0")
     return counts
 
 
-def _read(path: Path) -> tuple[list[str], np.ndarray, list[list[str]]]:
-    """Header, ids and all rows of a CSV, checked for what every table needs."""
-    try:
-        header, *rows = [
-            row for row in csv.reader(io.StringIO(Path(path).read_bytes().decode("utf-8-sig"), newline="")) if row
-        ]
-    except OSError as error:
-        raise UserError(f"{shown(path)} cannot be read ({error.strerror})") from error
-    except (ValueError, csv.Error) as error:  # undecodable, without a line, or with a field that never ends
-        raise UserError(f"{shown(path)} is not a readable CSV file ({error})") from error
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise UserError(f"{shown(path)} has columns that stand twice: {some(twice)}")
-    if "id" not in header:
-        raise UserError(f"{shown(path)} has no column id; its columns are {some(header)}")
-    if not rows:
-        raise UserError(f"{shown(path)} has a header and no rows")
-    for number, row in enumerate(rows, start=1):
-        if len(row) != len(header):
-            raise UserError(f"{shown(path)}, row {number}: {len(row)} cells where the header has {len(header)}")
-    ids = np.array([row[header.index("id")] for row in rows])
-    check_ids(ids, path)
-    return header, ids, rows
+def check_labels(wanted: Sequence[str], known: Iterable[str], path: Path) -> None:
+    """Raises UserError for wanted labels that no row names, with the nearest of those that are named."""
+    known = sorted(known)
+    unknown = [label for label in wanted if label not in known]
+    if not unknown:
+        return
+    lower = {name.lower(): name for name in known}
+    said = []
+    for label in unknown:
+        near = ", ".join(lower[name] for name in difflib.get_close_matches(label.lower(), lower, 3))
+        said.append(f"{label!r}" + (f" (nearest: {near})" if near else ""))
+    raise UserError(f"labels: {shown(path)} has no label {'; '.join(said)}; it has {some(known, 12)}")
+
+
+def _labelled(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """A table of ids and classes, and the classes."""
+    table = read_table(path, ["id"])
+    check_ids(_ids(table), path)
+    classes = [column for column in table.columns if column != "id"]
+    if len(classes) < 2:
+        raise UserError(f"{shown(path)} needs a column for every class beside id; it has {some(table.columns)}")
+    return table, classes
+
+
+def _ids(table: pd.DataFrame) -> np.ndarray:
+    return table["id"].to_numpy(dtype=str)

@@ -3,6 +3,7 @@
 A cropper is called with an image and its name before the image is packed; what it does not cut it hands back whole.
 """
 
+import contextlib
 import io
 import json
 import math
@@ -246,12 +247,9 @@ def _weights(folder: Path, cache: Path, download) -> Path:
         if (place / FILE).is_file():
             return place / FILE
     try:
-        try:
-            urllib.request.urlopen(
-                urllib.request.Request(URL, method="HEAD"), timeout=WAIT
-            ).close()  # offline shows in seconds
-        except urllib.error.HTTPError:
-            pass  # an answer, too
+        with contextlib.suppress(urllib.error.HTTPError):  # an answer, too
+            ask = urllib.request.Request(URL, method="HEAD")
+            urllib.request.urlopen(ask, timeout=WAIT).close()  # offline shows in seconds
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as part:  # goes with whatever a broken download leaves
             print(f"downloading {FILE} (273 MB, once) into {shown(cache)}")

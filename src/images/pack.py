@@ -124,37 +124,16 @@ def _fill(paths: list[Path], ids: np.ndarray, array: np.memmap, stamps: np.memma
     A row of `stamps` is the time of its file, the file's size + 1 (0: nothing yet), and the CRC-32 of the packed
     pixels.
     """
-    row_of = {(str(path.parent), path.name): row for row, path in enumerate(paths)}
-    current = np.zeros((len(ids), 2), np.int64)
-    for folder in {folder for folder, _ in row_of if os.path.isdir(folder)}:
-        for entry in os.scandir(folder):
-            row = row_of.get((folder, entry.name))
-            if row is not None and entry.is_file():
-                current[row] = entry.stat().st_mtime_ns, entry.stat().st_size + 1
+    current, size = _stamps_of(paths), f"{array.shape[1]}×{array.shape[1]}"
     failed = {str(ids[row]): "missing" for row in np.flatnonzero(current[:, 1] == 0)}
     stale = np.flatnonzero((current[:, 1] != 0) & (stamps[:, :2] != current).any(axis=1))
     stamps[stale] = 0
     if not len(stale):
         if not failed:
-            print(f"packed images: {len(ids)} at {array.shape[1]}×{array.shape[1]}, reused")
+            print(f"packed images: {len(ids)} at {size}, reused")
         return failed
 
-    def decode_rows(rows: np.ndarray) -> dict[int, str]:
-        reasons = {}
-        for row in rows:
-            try:
-                image = decode(paths[row])
-                image = crop(image, str(ids[row])) if crop else image
-            except Exception as error:  # Pillow raises many kinds for a broken file; all of them are reported
-                reasons[int(row)] = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-                continue
-            shrinks = min(image.shape) >= array.shape[1]
-            array[row] = cv2.resize(
-                image, array.shape[:0:-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-            )
-        return reasons
-
-    written = []
+    written: list[int] = []
 
     def settle() -> None:
         array.flush()  # first: after a power cut no stamp may vouch for pixels that were never on disk
@@ -168,7 +147,8 @@ def _fill(paths: list[Path], ids: np.ndarray, array: np.memmap, stamps: np.memma
     start = time.monotonic()
     pool = ThreadPoolExecutor(os.cpu_count())  # Pillow and OpenCV release the GIL
     try:
-        jobs = {pool.submit(decode_rows, rows): rows for rows in np.split(stale, range(CHUNK, len(stale), CHUNK))}
+        chunks = np.split(stale, range(CHUNK, len(stale), CHUNK))
+        jobs = {pool.submit(_decode_rows, rows, paths, ids, array, crop): rows for rows in chunks}
         with tqdm(total=len(stale), desc="packing", unit="img", disable=None) as bar:
             for job in as_completed(jobs):
                 reasons = job.result()
@@ -181,11 +161,38 @@ def _fill(paths: list[Path], ids: np.ndarray, array: np.memmap, stamps: np.memma
         pool.shutdown(cancel_futures=True)
         settle()
     seconds = time.monotonic() - start
-    print(
-        f"packed images: {len(stale)} of {len(ids)} decoded to {array.shape[1]}×{array.shape[1]} in {seconds:.0f} s"
-        f" ({len(stale) / seconds:.0f} img/s)"
-    )
+    speed = f"{seconds:.0f} s ({len(stale) / seconds:.0f} img/s)"
+    print(f"packed images: {len(stale)} of {len(ids)} decoded to {size} in {speed}")
     return failed
+
+
+def _stamps_of(paths: list[Path]) -> np.ndarray:
+    """The time and the size + 1 of every file, int64 [N, 2]; 0 for one that is not there."""
+    row_of = {(str(path.parent), path.name): row for row, path in enumerate(paths)}
+    found = np.zeros((len(paths), 2), np.int64)
+    for folder in {folder for folder, _ in row_of if os.path.isdir(folder)}:
+        for entry in os.scandir(folder):
+            row = row_of.get((folder, entry.name))
+            if row is not None and entry.is_file():
+                found[row] = entry.stat().st_mtime_ns, entry.stat().st_size + 1
+    return found
+
+
+def _decode_rows(
+    rows: np.ndarray, paths: list[Path], ids: np.ndarray, array: np.memmap, crop: Crop | None
+) -> dict[int, str]:
+    """Decode some rows into the array; returns why some of them could not be."""
+    reasons = {}
+    for row in rows:
+        try:
+            image = decode(paths[row])
+            image = crop(image, str(ids[row])) if crop else image
+        except Exception as error:  # Pillow raises many kinds for a broken file; all of them are reported
+            reasons[int(row)] = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+            continue
+        way = cv2.INTER_AREA if min(image.shape) >= array.shape[1] else cv2.INTER_LINEAR
+        array[row] = cv2.resize(image, array.shape[:0:-1], interpolation=way)
+    return reasons
 
 
 def decode(path: Path) -> np.ndarray:

@@ -10,20 +10,10 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from core import packages
 from core.errors import UserError, some
 from core.files import ROOT, read_json, shown
 
-MATTER = (
-    "torch",
-    "torchvision",
-    "timm",
-    "albumentations",
-    "opencv-python-headless",
-    "numpy",
-    "scikit-learn",
-    "pydantic",
-    "safetensors",
-)
 LIMIT = 1_000_000  # bytes of source that Kaggle takes; the client hides its refusal
 TYPES = {
     "id": str,
@@ -74,7 +64,7 @@ def build(
     script = (ROOT / "kernels" / "launcher.py").read_text(encoding="utf-8")
     given = {
         "name": name, "config": config, "settings": settings, "digest": digest, "run_id": run_id,
-        "accelerator": accelerator, "locked": locked(), "weights": weights, "resume": resume,
+        "accelerator": accelerator, "locked": _tested_with(), "weights": weights, "resume": resume,
     }  # fmt: skip
     for key, value in (("NAME", name), ("PUSH", json.dumps(given)), ("BUNDLE", encoded)):
         script = script.replace(f"@@{key}@@", value)
@@ -87,11 +77,10 @@ def build(
     return Bundle(script, digest)
 
 
-def locked() -> dict[str, str]:
-    """The versions in requirements.txt of the packages that matter to a figure; of several for several Pythons the
-    newest."""
-    lines = re.findall(r"^([\w-]+)==([^\s;]+)", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
-    return {name: number for name, number in lines if name in MATTER}
+def _tested_with() -> dict[str, list[str]]:
+    """The locked versions of the packages that matter to a figure, by name."""
+    lock = packages.locked()
+    return {name: lock[name] for name in packages.MATTER if name in lock}
 
 
 def _tracked() -> list[Path]:

@@ -198,6 +198,34 @@ def _advice(failure: Failure, slug: str | None) -> str:
     return ""
 
 
+def submissions_page(slug: str) -> str:
+    return f"{SITE}/competitions/{slug}/submissions"
+
+
+def submissions(slug: str) -> list[dict]:
+    """The user's submissions, the newest first: the service's own fields, `status` in capitals."""
+    rows = call(
+        "competition_submissions", {"competition": slug, "page_size": 200}, "listing your submissions", slug=slug
+    )
+    return [row | {"status": str(row.get("status") or "PENDING").rpartition(".")[2].upper()} for row in rows or []]
+
+
+def submit(path: Path, message: str, slug: str) -> str:
+    """Hand a file in, and return a line that says so."""
+    page = submissions_page(slug)
+    call(
+        "competition_submit",
+        {"file_name": str(path), "message": message, "competition": slug},
+        "the submission",
+        lambda reply: None if reply.get("ref") else reply.get("message") or "it got no number",
+        slug,
+        changes=page,
+    )
+    limits = ask("competition_get_submission_limits", {"competition_name": slug})  # a courtesy: not insisted on
+    left = f"; {limits.get('numAllowedNow', 0)} more are allowed today" if isinstance(limits, dict) else ""
+    return f"submitted: {page}{left}"
+
+
 def download(slug: str) -> Path:
     """Download and unpack a competition into data/<slug>/. The folder appears only when it is whole; a download that
     was cut goes on."""

@@ -5,8 +5,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from core import folds
 from core.config import Config
 from core.errors import UserError
@@ -65,8 +63,8 @@ class Opened:
                 f"{shown(path)} are of epoch {predicted}, and the best is now {about['best_epoch']}: run predict on it"
             )
         test, solution = read_logits(path), Path(about["data"]) / "solution.csv"
-        if not np.isnan(test.targets).all():
-            return test
+        if len(test.labelled.ids):
+            return test.labelled
         if not solution.is_file():
             return None
         try:

@@ -12,10 +12,11 @@ from core.logits_file import Logits
 from core.task import Problem, Task
 from tasks.competition import Competition
 from tasks.multi_label import MultiLabel
+from tasks.nih14 import Nih14
 from tasks.padchest import Padchest
 from tasks.single_label import SingleLabel
 
-TASKS: dict[str, type[Task]] = {"competition": Competition, "padchest": Padchest}
+TASKS: dict[str, type[Task]] = {"competition": Competition, "padchest": Padchest, "nih14": Nih14}
 
 
 def load(name: str, overrides: Sequence[str] = (), synthetic: bool = False, demo: bool = False) -> Config:

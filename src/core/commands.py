@@ -1,0 +1,110 @@
+"""The commands: one list for `./run.sh`, for the README and for every `--help`.
+
+`python -m core.commands` in src/ prints it; with `--markdown` as the README has it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from core.errors import UserError
+
+LIST = """
+CONFIGS [--data DIR] [--demo] [key=value ...]
+    the main job: prepare, train, tune, predict, decide, evaluate; ends with submissions/NAME.csv; resumes
+train CONFIG [--data DIR] [--demo] [key=value ...]
+    training only; leaves runs/NAME/val_logits.npz
+predict RUN [--data DIR]
+    logits of the test images: RUN/test_logits.npz
+evaluate RUN ...
+    the whole report of a run (report.json, per_class.csv); several are compared
+report RUN [--labels NAME,NAME]
+    pictures fit to print (RUN/figures/) and a page with everything (RUN/report.html)
+explain RUN [--labels A,B] [--number N] [--masks DIR] [--data DIR] [--out DIR]
+    Grad-CAM of chosen images: RUN/figures/explain.png
+probe RUN [--data DIR]
+    the baseline of a multi-label run: logistic regression on frozen features, same split
+tune VAL.npz ... [--out FILE] [--temperature T] [--costs TP FP FN]
+    fit every decision rule on validation logits (several: the folds), of either kind of problem
+decide TEST.npz ... --calibration FILE ... --rule RULE --out CSV [--test test.csv] [--counts FILE | --estimate-counts]
+    test logits to a submission, checked before it is written
+score RUN | SUBMISSION.csv TRUTH.csv [--json FILE] [--costs TP FP FN]
+    offline score, class by class; the last line is `score -4.724889`
+experiment FILE [--data DIR] [--demo] [--toy] [--part I/N] [key=value ...] [--collect DIR ...]
+    a study: rows × seeds to a table with Welch's test; goes on where it stopped
+compare A B ... [--metric NAME,...] [--paired] [--table9 CSV] [--table10] [--json FILE] [--csv FILE]
+    runs, replicates ('groups-*') and published results (0.741±0.007,3) side by side
+download [CONFIG]
+    the competition's data, into data/<slug>/
+weights CONFIG [--publish]
+    pretrained weights into weights/; --publish puts them into a private dataset for kernels without internet
+push CONFIG [--hours H] [--accelerator NAME] [--weights OWNER/DATASET] [--no-internet] [--resume] [key=value ...]
+    run it as a Kaggle kernel, which starts at once
+status CONFIG [--wait] [--deadline MINUTES] [--every SECONDS]
+    how a pushed kernel is doing
+fetch CONFIG
+    what a pushed kernel wrote, checked against its manifest, into fetched/
+submit CSV -m MESSAGE [--config CONFIG] [--data DIR] [--force]
+    check a submission and hand it in
+submissions [--config CONFIG]
+    your submissions and their scores
+doctor
+    what is here and what is missing: packages, data, weights, credentials (never their values)
+make-demo DIR [--images N] [--size PIXELS] [--seed S] [--layout competition|padchest]
+    a synthetic data set
+worlds [--seeds N] [--costs TP FP FN] [--json FILE]
+    every decision rule in worlds whose best decision is known
+test [ARGUMENTS OF PYTEST]
+    the tests
+lint
+    format and lint, by ruff
+lock
+    requirements.txt made anew from requirements.in
+"""
+
+
+class Command(NamedTuple):
+    called: str
+    usage: str
+    does: str
+
+
+def _commands() -> list[Command]:
+    configs = sorted(path.stem for path in (Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
+    text = LIST.replace("CONFIGS", "|".join(name for name in configs if name != "demo"))
+    found = re.findall(r"^(\S+) ?(.*)\n {4}(.*)$", text, re.MULTILINE)
+    return [Command(*parts) for parts in found]
+
+
+COMMANDS = _commands()
+
+
+class Parser(argparse.ArgumentParser):
+    """The command line of a script, as the list has it; `main` is the list's first. Its faults are sentences."""
+
+    def __init__(self, script: str):
+        called, usage, does = next((one for one in COMMANDS if one.called == script), COMMANDS[0])
+        called = "CONFIG" if script == "main" else called
+        super().__init__(prog=called, usage=f"./run.sh {called} {usage}".rstrip(), description=does)
+
+    def error(self, message: str):
+        raise UserError(f"{message} ({' '.join(self.format_usage().split())})")
+
+
+def listed() -> list[str]:
+    """The list as it is printed."""
+    return [line for one in COMMANDS for line in (f"./run.sh {one.called} {one.usage}".rstrip(), f"    {one.does}")]
+
+
+def markdown() -> list[str]:
+    """The list as the README's table."""
+    rows = [(f"{one.called} {one.usage}".rstrip().replace("|", "\\|"), one.does) for one in COMMANDS]
+    return ["| `./run.sh …` | does |", "| --- | --- |", *(f"| `{call}` | {does} |" for call, does in rows)]
+
+
+if __name__ == "__main__":
+    print("\n".join(markdown() if "--markdown" in sys.argv else listed()))

@@ -1,0 +1,137 @@
+"""Push a configuration as a Kaggle kernel, which starts it: `push.py CONFIG [--hours H] [--resume] [key=value …]`."""
+
+import secrets
+import tempfile
+import time
+from argparse import Namespace
+from pathlib import Path
+
+from core.commands import Parser
+from core.config import Config
+from core.errors import UserError, command, some
+from core.files import write_json
+from leaderboard import bundle, client, kernels
+from tasks import registry
+
+OWN_WEIGHTS = ("weights=imagenet", "weights=none")
+
+
+def arguments(argv: list[str]) -> Namespace:
+    parser = Parser("push")
+    parser.add_argument("config")
+    parser.add_argument("settings", nargs="*", metavar="key=value")
+    parser.add_argument(
+        "--hours", type=float, default=11.5, help="stop training in time for a submission (11.5; a session has 12)"
+    )
+    parser.add_argument("--accelerator", help="a machine_shape of Kaggle's (NvidiaTeslaT4, which is two of them)")
+    parser.add_argument(
+        "--weights", metavar="OWNER/DATASET", help="attach this dataset and take the pretrained weights from it"
+    )
+    parser.add_argument("--no-internet", action="store_true")
+    parser.add_argument(
+        "--resume", action="store_true", help="attach the output of this kernel's last version and go on from it"
+    )
+    given = parser.parse_intermixed_args(argv)
+    if given.resume:
+        _as_before(given)
+    for setting in given.settings:
+        if setting.startswith("hours=") or (setting.startswith("weights=") and setting not in OWN_WEIGHTS):
+            raise UserError(f"{setting}: a kernel has its own: give --hours H, or --weights OWNER/DATASET")
+    return given
+
+
+def _as_before(given: Namespace) -> None:
+    """What the first push was given holds for its continuation."""
+    before = kernels.last_push(given.config)
+    if given.settings and given.settings != before["settings"]:
+        raise UserError(
+            f"version {before['version']} was pushed with {some(before['settings']) or 'no settings'}, and a run goes"
+            " on with its own: leave them out, or push without --resume"
+        )
+    given.settings = before["settings"]
+    given.weights = given.weights or before["weights"]
+    given.no_internet = given.no_internet or before["no_internet"]
+
+
+def configuration(given: Namespace) -> Config:
+    """The configuration that the kernel will run, checked by what the main job checks."""
+    config = registry.load(given.config, [*given.settings, f"hours={given.hours}"])
+    if not 0 < given.hours <= 12:
+        raise UserError(f"--hours {given.hours}: a Kaggle session lasts up to 12 hours")
+    if given.no_internet and not given.weights and config.weights == "imagenet":
+        raise UserError(
+            "without internet the ImageNet weights cannot be fetched: ./run.sh weights CONFIG --publish, then push with"
+            " --weights OWNER/DATASET"
+        )
+    from net.checks import check  # here, for it loads torch
+
+    check(config, registry.task_of(config))
+    return config
+
+
+def metadata(given: Namespace, config: Config) -> dict:
+    """The kernel's metadata with what was asked for filled in."""
+    meta = bundle.metadata(given.config, client.owner())
+    if config.slug not in meta["competition_sources"]:
+        attached = some(meta["competition_sources"]) or "no competition"
+        raise UserError(
+            f"kernels/{given.config}/kernel-metadata.json attaches {attached}, and slug = {config.slug}: make them"
+            " agree"
+        )
+    shapes = bundle.VALUES["machine_shape"]
+    if given.accelerator and given.accelerator not in shapes:
+        raise UserError(f"--accelerator {given.accelerator} will not do; there are {some(sorted(shapes))}")
+    return meta | {
+        "enable_internet": not given.no_internet,
+        "machine_shape": given.accelerator or meta["machine_shape"],
+        "dataset_sources": [*meta["dataset_sources"], *filter(None, [given.weights])],
+        "kernel_sources": [*meta["kernel_sources"], *[meta["id"]] * given.resume],
+    }
+
+
+def send(script: str, meta: dict, config: Config) -> int:
+    """Push the script and return the version that was started with all that it needs."""
+    address = f"{client.SITE}/code/{meta['id']}"
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "script.py").write_text(script, encoding="utf-8")
+        write_json(Path(folder) / "kernel-metadata.json", meta)
+        reply = client.call(
+            "kernels_push",
+            {"folder": folder},
+            "the push",
+            lambda reply: reply.get("error") or (None if reply.get("versionNumber") else "it got no version number"),
+            config.slug,
+            changes=address,
+        )
+    kinds = ("Competition", "Dataset", "Kernel", "Model")
+    absent = [name for kind in kinds for name in reply.get(f"invalid{kind}Sources") or ()]
+    if absent:
+        raise UserError(
+            f"version {reply['versionNumber']} was started without what it needs ({some(absent)}): cancel it at"
+            f" {address}, and accept the rules at {client.SITE}/competitions/{config.slug}/rules"
+        )
+    return reply["versionNumber"]
+
+
+def main(argv: list[str]) -> None:
+    given = arguments(argv)
+    config = configuration(given)
+    meta = metadata(given, config)
+    run_id = secrets.token_hex(8)  # of this push: the output of an earlier one must not pass for it
+    weights = f"{config.model}.safetensors" if given.weights else ""
+    settings = [*given.settings, f"hours={given.hours}"]
+    found = bundle.build(given.config, config.name, settings, run_id, meta["machine_shape"], weights, given.resume)
+    size = len(found.script.encode())
+    print(f"script.py: {size:,} bytes of at most {bundle.LIMIT:,}; bundle {found.digest[:16]}")
+    version = send(found.script, meta, config)
+    pushed = {"ref": meta["id"], "version": version, "run_id": run_id, "bundle": found.digest, "name": config.name}
+    asked = {"settings": given.settings, "weights": given.weights, "no_internet": given.no_internet}
+    kernels.remember(given.config, {**pushed, "time": round(time.time()), **asked})
+    print(
+        f"version {version} is running: {client.SITE}/code/{meta['id']}\n"
+        f"./run.sh status {given.config} --wait, then ./run.sh fetch {given.config}"
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(command(main))

@@ -1,0 +1,64 @@
+"""NIH ChestX-ray14 with its own label file: fourteen findings, any number an image, parted by patient."""
+
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from core import folds
+from core.data_set import Layout, Source, Table, Tables, check_ids
+from core.errors import UserError
+from core.files import shown
+from core.tables import read_table
+from images.labels import check_labels
+from tasks.competition import Competition
+from tasks.multi_label import ByPatient, MultiLabelConfig
+
+COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "View Position")
+FURTHER = {"sex": "Patient Gender", "age": "Patient Age", "projection": "View Position"}  # subgroup → column
+WANTED = "NIH's own label file is wanted, Data_Entry_2017_v2020.csv"
+
+
+class Nih14Config(MultiLabelConfig):
+    task: Literal["nih14"]
+    projections: Annotated[list[str], Field(min_length=1)]  # PA, AP
+
+
+class Nih14(ByPatient):
+    Settings = Nih14Config
+    # the labelled table; one that ends in `unlabelled` names images to predict, test_list.txt the official test part
+    layout = Layout("nih14", ("Data_Entry_*[!d].csv*",), ("images",), from_kaggle=False)
+    views = ("original", "flip")
+    seen = Competition.seen  # the same images
+
+    def read(self, source: Source) -> Tables:
+        path, config = source.tables[0], self.config
+        rows = read_table(path, COLUMNS, WANTED)
+        check_ids(rows["Image Index"].to_numpy(dtype=str), path)
+        for column in COLUMNS:
+            if (rows[column].str.strip() == "").any():
+                number = int((rows[column].str.strip() == "").argmax()) + 1
+                raise UserError(f"{shown(path)}, row {number}: {column} is empty: fill it in, or remove the row")
+        rows = rows[rows["View Position"].isin(config.projections)]
+        if rows.empty:
+            raise UserError(f"{shown(path)} has no row with View Position {' or '.join(config.projections)}")
+        found = rows["Finding Labels"].str.get_dummies("|")  # No Finding is a label of its own, which nobody asks for
+        check_labels(config.labels, found.columns, path)
+        known = {"patient": rows["Patient ID"], **{name: rows[of] for name, of in FURTHER.items() if of in rows}}
+        ids = rows["Image Index"].to_numpy(dtype=str)
+        if (official := source.folder / "test_list.txt").is_file():
+            known["official"] = np.where(np.isin(ids, official.read_text().split()), "test", "")
+        known = {name: np.array(values, dtype=str) for name, values in known.items()}
+        more = [path for path in sorted(source.folder.glob("Data_Entry_*unlabelled.csv*")) if path.is_file()]
+        unlabelled = [one for path in more for one in read_table(path, COLUMNS[:1], WANTED)["Image Index"]]
+        targets = found[config.labels].to_numpy(np.float32)
+        return Tables(Table(ids, list(config.labels), targets, known=known), np.array(unlabelled, dtype=str))
+
+    def split(self, table: Table) -> np.ndarray:
+        if "official" not in table.known:
+            return super().split(table)
+        rest = table.known["official"] != "test"
+        parts, learn = np.where(rest, "", "test").astype("<U10"), table.take(rest)
+        seed, fractions = self.config.chosen_split_seed, (self.config.val_fraction, 0)
+        parts[rest] = folds.by_patient(learn.targets, learn.known["patient"], fractions, seed)
+        return parts
