@@ -116,7 +116,15 @@ def reported(run: Opened) -> dict:
         return _written(run)
     found, rule = read_json(path), run.about["config"].get("rule")
     whole = {"run", "rule", "validation", "per_class"} <= found.keys() and found["rule"] == rule
-    return found if whole else _written(run)
+    return found if whole and _has_all(found, run.task) else _written(run)
+
+
+def _has_all(report: dict, task: Task) -> bool:
+    """Whether a report has all figures that runs are compared by; one from before a figure was there has not."""
+    try:
+        return task.headings.keys() <= task.headline(report).keys()
+    except (KeyError, TypeError):
+        return False
 
 
 def _written(run: Opened) -> dict:

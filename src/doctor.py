@@ -27,7 +27,7 @@ def checks() -> Iterator[Line]:
     system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     yield Line(True, "machine", f"{system}, Python {platform.python_version()}, {_gpu()}")
     yield from _packages()
-    for name in ("modelB", "padchest", "nih14"):
+    for name in ("modelB", *sorted(registry.TASKS.keys() - {"competition"})):
         yield _data(name)
     folder = home() / "weights"
     files = ", ".join(shown(path) for path in sorted(folder.glob("*.safetensors")))

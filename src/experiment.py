@@ -147,12 +147,18 @@ def record(cell: Cell, run: Path, data: Data, task: Task) -> dict:
 
 
 # ---- all cells
+def recorded(path: Path, study: Study) -> dict | None:
+    """The record of a finished cell; None where there is none, or one from before a metric of the study was there."""
+    found = read_json(path) if path.is_file() else None
+    return found if found and set(study.metrics) <= found["figures"].keys() else None
+
+
 def work(study: Study, wanted: Sequence[Cell], folder: Path, data: Data) -> tuple[dict[str, dict], list[str]]:
     """Do the cells that are not done. Returns the records by cell key, and a sentence for every cell that failed."""
     task = studies.task_of(wanted)
     place = {cell.key: folder / "cells" / f"{cell.key}-{data.key}.json" for cell in wanted}
     run_of = {cell.key: home() / "runs" / cell.run(data.key) for cell in wanted}
-    records = {key: read_json(path) for key, path in place.items() if path.is_file()}
+    records = {key: found for key, path in place.items() if (found := recorded(path, study))}
     left = list({cell.key: cell for cell in wanted if cell.key not in records}.values())
     runs = {run_of[cell.key] for cell in left}
     there = {run for run in runs if finished(run)}
@@ -269,8 +275,8 @@ def main(argv: list[str]) -> None:
         records, failed = work(study, part_of(cells, given.part), folder, data)
         for cell in cells:  # what other parts left here
             place = folder / "cells" / f"{cell.key}-{data.key}.json"
-            if cell.key not in records and place.is_file():
-                records[cell.key] = read_json(place)
+            if cell.key not in records and (found := recorded(place, study)):
+                records[cell.key] = found
     table = studies.table(study, cells, records, given.toy)
     write(table, folder)
     wrote = f"wrote {shown(folder / 'table.md')}, table.csv and table.json"

@@ -121,6 +121,8 @@ def main(argv: list[str]) -> None:
     weights = f"{config.model}.safetensors" if given.weights else ""
     settings = [*given.settings, f"hours={given.hours}"]
     found = bundle.build(given.config, config.name, settings, run_id, meta["machine_shape"], weights, given.resume)
+    if behind := bundle.left_behind():
+        print(f"note: not tracked by git, so not pushed: {some(behind)}")
     size = len(found.script.encode())
     print(f"script.py: {size:,} bytes of at most {bundle.LIMIT:,}; bundle {found.digest[:16]}")
     version = send(found.script, meta, config)

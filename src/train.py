@@ -54,7 +54,7 @@ def begin(given: Namespace) -> tuple[Task, Source, Run]:
             f"{folder} has checkpoints and no settings in run.json: delete {folder}, or give this run another name="
         )
     if run.begun:
-        changed = settings.differences(config.meaning_of(run.about["config"]), config.meaning)
+        changed = settings.differences(config.filled(run.about["config"]), config.model_dump())
         if changed:
             raise UserError(
                 f"{folder} was made with other settings: {some(changed)}; give this run another name=, or delete"

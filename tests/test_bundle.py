@@ -48,6 +48,7 @@ def test_two_builds_are_identical_and_small(project, capsys):
 def test_only_tracked_files_travel_whole(project):
     (project / "src/secret.py").write_text("KEY = 'abc'")
     (project / "configs/kaggle.json").write_text('{"key": "abc"}')
+    assert bundle.left_behind() == ["configs/kaggle.json", "src/secret.py"]
     content = archive_of(bundle.build("modelB", "modelB", [], "x", "NvidiaTeslaT4").script)
     tracked = subprocess.run(
         ["git", "-C", str(project), "ls-files", "src", "configs"], capture_output=True, text=True

@@ -3,6 +3,7 @@ line."""
 
 import math
 from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torchvision.ops import sigmoid_focal_loss
 from core.errors import UserError
 from net import losses
 from net.losses import asymmetric, class_balanced_focal, effective_weights, focal, prevalence_weights, weighted_bce
+from tasks import registry
 
 CONFIG = SimpleNamespace(
     label_smoothing=0.0,
@@ -280,3 +282,21 @@ def test_everything_lies_on_the_device(name):
     loss = build(name, device=meta, imbalance={"loss_weights": 0.5, "logit_adjustment": 0.5})
     value = loss(torch.zeros(3, 4, device=meta), torch.zeros(3, 4, device=meta))
     assert value.device == meta and value.shape == ()
+
+
+def test_every_loss_that_a_task_allows_has_a_recipe():
+    for task in registry.TASKS.values():
+        assert set(get_args(task.Settings.model_fields["loss"].annotation)) <= losses.LOSSES.keys()
+
+
+def test_a_correction_that_the_loss_does_not_apply_is_refused():
+    """Or run.json would record a prior that training never made."""
+    for loss, recipe in losses.LOSSES.items():
+        for name in ("loss_weights", "logit_adjustment"):
+            asked = SimpleNamespace(loss=loss, imbalance={name: 0.5})
+            if name in recipe.corrections:
+                losses.check(asked)
+            else:
+                with pytest.raises(UserError, match=f"the loss {loss} does not apply {name}"):
+                    losses.check(asked)
+        losses.check(SimpleNamespace(loss=loss, imbalance={"sampler": 0.5}))

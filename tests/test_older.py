@@ -131,7 +131,26 @@ def test_a_key_that_comes_later_counts_only_where_it_differs(old, home, call, mo
     asked = ["main", "modelB", "--data", old / "set", *TINY, "model=cnn1", "epochs=2", "name=whole"]
     assert call(*asked).code == 0
     said = call(*asked, "ema=0.9")
-    assert said.code == 2 and "ema (None → 0.9)" in said.err
+    assert said.code == 2 and "ema (0.0 → 0.9)" in said.err
+
+
+def test_a_rule_and_a_figure_that_come_later_are_no_obstacle(old, home, call):
+    """A calibration from before a rule was there is reported without it; a report without a figure is made again."""
+    run = home / "runs/whole"
+    asked = ["main", "modelB", "--data", old / "set", *TINY, "model=cnn1", "epochs=2", "name=whole"]
+    assert call(*asked).code == 0
+    calibration = json.loads((run / "calibration.json").read_text())
+    for network in calibration["networks"]:
+        del network["rules"]["power"]
+    files.write_json(run / "calibration.json", calibration)
+    said = call("evaluate", run)
+    assert said.code == 0 and "power" not in said.out and "thresholds" in said.out, said.err
+    report = json.loads((run / "report.json").read_text())
+    for part in report["validation"]["rules"].values():
+        del part["macro_f1"]
+    files.write_json(run / "report.json", report)
+    said = call("compare", run, "0.5±0.1,3", "--metric", "score")
+    assert said.code == 0 and "macro_f1" in (run / "report.json").read_text(), said.err
 
 
 class Ended:

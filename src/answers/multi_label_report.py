@@ -18,6 +18,11 @@ FIGURES = (
     *("auc", "average_precision", "brier", "brier_skill"),
     *("spec_at_sens95", "sens_at_spec95", "sens_at_sens95", "spec_at_spec95"),
 )
+HEADINGS = {  # the macro figures that runs are compared by, and how they are headed
+    "auc": "AUC-ROC", "average_precision": "PR-AUC", "brier": "Brier", "brier_skill": "Brier skill",
+    "spec_at_sens95": "Spec@Sens=95%", "sens_at_spec95": "Sens@Spec=95%",
+    "sens_at_sens95": "held sensitivity", "spec_at_spec95": "held specificity",
+}  # fmt: skip
 POINTS = ("sens95", "spec95")
 SUBGROUPS: dict[str, Callable[[Mapping[str, str]], str]] = {  # name → row → group, '' unknown
     "sex": lambda row: row.get("sex") or "",

@@ -106,8 +106,20 @@ def posterior(tests: Sequence[Logits], calibration: dict) -> np.ndarray:
     )
 
 
+ALWAYS = ("argmax", "temperature", "bayes")  # rules that every calibration has had
+
+
+def rules_in(calibration: dict) -> list[str]:
+    """The rules that a calibration holds; one that was made before a rule was there lacks it."""
+    try:
+        networks = [network["rules"] for network in calibration["networks"]]
+        return [rule for rule in RULES if rule in ALWAYS or all(rule in rules for rules in networks)]
+    except (KeyError, TypeError):
+        return list(RULES)  # `_fitted` says what is wrong with it
+
+
 def held_out(
-    vals: Sequence[Logits], calibration: dict, rules: Sequence[str] = tuple(RULES)
+    vals: Sequence[Logits], calibration: dict, rules: Sequence[str] | None = None
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Cross-fitting: the answers of every rule [N], and the Bayes rule's posterior [N, C], by fits that did not see the
     row.
@@ -116,6 +128,7 @@ def held_out(
     """
     _check_labels(vals)
     rows = sum(len(val.ids) for val in vals)
+    rules = rules_in(calibration) if rules is None else rules
     fitted = {rule: _fitted(vals, calibration, rule) for rule in rules}
     answers, posteriors = {rule: np.empty(rows, int) for rule in rules}, np.full((rows, len(vals[0].classes)), np.nan)
     for where, number, others, part in parted(vals):
@@ -136,7 +149,7 @@ def report(vals: Sequence[Logits], calibration: dict) -> dict:
     answers, posteriors = held_out(vals, calibration)
     targets, truth = np.concatenate([val.targets for val in vals]), np.concatenate([truth_of(val) for val in vals])
     found = _compare(targets, answers, vals, Costs(**calibration["costs"]))
-    for rule in RULES:
+    for rule in answers:
         costs, params = _fitted(vals, calibration, rule)
         fitted = np.concatenate(
             [RULES[rule].answers([val], [own], costs) for val, own in zip(vals, params, strict=True)]
@@ -161,7 +174,10 @@ def report_test(tests: Sequence[Logits], calibration: dict, targets: np.ndarray)
     """The same figures for test rows whose labels are known, every rule with the parameters that the calibration
     holds."""
     return _compare(
-        targets, {rule: decide(tests, calibration, rule) for rule in RULES}, tests, Costs(**calibration["costs"])
+        targets,
+        {rule: decide(tests, calibration, rule) for rule in rules_in(calibration)},
+        tests,
+        Costs(**calibration["costs"]),
     )
 
 

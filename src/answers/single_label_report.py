@@ -14,6 +14,9 @@ from core.examples import Example, falling, in_turn
 from core.logits_file import Logits
 from core.task import Evidence, Rows
 
+HEADINGS = {  # the figures that runs are compared by, and how they are headed
+    "score": "score", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1",
+}  # fmt: skip
 OPTIMISTIC = (
     "These images also chose the epoch, so every figure here is optimistic; one rare hit moves the score by tenths."
 )
@@ -189,7 +192,7 @@ def headline(report: dict) -> dict[str, float]:
     """The chosen rule's figures: on the test images where their labels are known, otherwise on the validation images,
     cross-fitted."""
     found = report.get("test", report["validation"])["rules"][report["rule"]]
-    return {name: found[name] for name in ("score", "accuracy", "balanced_accuracy", "macro_f1")}
+    return {name: found[name] for name in HEADINGS}
 
 
 def paired(ours: Sequence[Evidence], theirs: Sequence[Evidence], rows: Rows) -> dict:

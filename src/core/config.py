@@ -61,7 +61,7 @@ class Config(BaseModel):
     clip_norm: Positive
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     loss: str
-    imbalance: dict[str, Strength]  # see src/imbalance.py
+    imbalance: dict[str, Strength]  # see core/priors.py
     lr_patience: Count
     lr_factor: Annotated[float, Field(gt=0, lt=1)]
     patience: Annotated[int, Field(ge=1)]  # epochs without a better validation score before training stops
@@ -80,7 +80,7 @@ class Config(BaseModel):
     mix_alpha: Positive = 1.0  # the mixing proportion is drawn from Beta(α, α)
     mix_probability: Share = 0.5  # that a batch is mixed
 
-    crop: Literal["none", "lungs", "masks"] = "none"  # of every image before it is resized: see src/lungs.py
+    crop: Literal["none", "lungs", "masks"] = "none"  # of every image before it is resized: see images/lungs.py
     masks: str = ""  # folder of lung masks, for crop: masks
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
     split: str = "auto"  # or FILE: a CSV of id and part, such as the folds.csv of another run
@@ -120,19 +120,21 @@ class Config(BaseModel):
         return {name: exponent for name, _, exponent in parts}
 
     @classmethod
-    def meaning_of(cls, values: dict) -> dict:
-        """The keys and values of a configuration, as run.json holds them, without later keys at their defaults."""
-        later = {
-            name: field.default
-            for name, field in cls.model_fields.items()
-            if (field.json_schema_extra or {}).get("later")
-        }
-        return {key: value for key, value in values.items() if not (key in later and value == later[key])}
+    def _later(cls) -> dict:
+        """The later keys and their defaults, which are what versions without them did."""
+        fields = cls.model_fields.items()
+        return {name: field.default for name, field in fields if (field.json_schema_extra or {}).get("later")}
+
+    @classmethod
+    def filled(cls, values: dict) -> dict:
+        """The keys and values that a run.json holds, with the later keys that it was made without."""
+        return cls._later() | values
 
     @property
     def meaning(self) -> dict:
-        """What is compared, and hashed: the keys and values without later keys at their defaults."""
-        return self.meaning_of(self.model_dump())
+        """What is hashed and reported: the keys and values without later keys at their defaults."""
+        later = self._later()
+        return {key: value for key, value in self.model_dump().items() if not (key in later and value == later[key])}
 
     @property
     def chosen_split_seed(self) -> int:

@@ -12,6 +12,8 @@ is that of the drawn images.
 
 import numpy as np
 
+DRAWN = {"sampler", "oversampling"}  # corrections by how often an image is drawn; the others are the loss's to apply
+
 
 def class_weights(counts: np.ndarray, exponent: float) -> np.ndarray:
     """n^−exponent for every class, float [C]; 0 for a class without images."""

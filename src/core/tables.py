@@ -41,6 +41,15 @@ def read_table(path: Path, needed: Sequence[str] = (), what: str = "") -> pd.Dat
     return table
 
 
+def refuse_empty(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
+    """Raises UserError for the first row of that table which has nothing in one of the columns."""
+    for column in columns:
+        empty = table[column].str.strip() == ""
+        if empty.any():
+            number = int(empty.argmax()) + 1
+            raise UserError(f"{shown(path)}, row {number}: {column} is empty: fill it in, or remove the row")
+
+
 def _header(path: Path) -> list[str]:
     """The names of the columns, after a look at every row for what pandas hides."""
     opener = gzip.open if path.suffix == ".gz" else open

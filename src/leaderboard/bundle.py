@@ -104,6 +104,12 @@ def _tracked() -> list[Path]:
     return paths
 
 
+def left_behind() -> list[str]:
+    """Files of src/ and configs/ that would not travel, because git does not track them."""
+    ask = ["git", "-C", str(ROOT), "ls-files", "-z", "--others", "--exclude-standard", "src", "configs"]
+    return [name for name in subprocess.run(ask, capture_output=True, check=True).stdout.decode().split("\0") if name]
+
+
 def _zip(paths: list[Path]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:

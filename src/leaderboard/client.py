@@ -90,7 +90,8 @@ def owner() -> str:
     if mine.where is None:
         faults = f"; {'; '.join(mine.faults)}" if mine.faults else ""
         raise UserError(
-            f"no Kaggle credentials were found{faults}: make a token at {TOKENS} and put it where README says"
+            f"no Kaggle credentials were found{faults}: make a token at {TOKENS} "
+            "and put it where kernels/README.md says"
         )
     for fault in mine.faults:
         print(f"note: {fault}", file=sys.stderr)

@@ -6,6 +6,7 @@ Those of the multi-label tasks stand on log σ(z) and log σ(−z), which neithe
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 
 from core import priors
 from core.config import Config
-from core.errors import UserError
+from core.errors import UserError, some
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Elementwise = Callable[[torch.Tensor], torch.Tensor]
@@ -134,20 +135,42 @@ def _tensor(values: np.ndarray, device: torch.device) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float32, device=device)
 
 
-LOSSES: dict[str, Callable[[Config, np.ndarray, int, torch.device], Loss]] = {  # the arguments are those of `build`
-    "cross_entropy": _corrected_cross_entropy,
-    "weighted_bce": lambda config, counts, rows, device: weighted_bce(
-        _tensor(prevalence_weights(counts, rows), device), config.label_smoothing
-    ),
-    "focal": lambda config, counts, rows, device: focal(config.focal_alpha, config.focal_gamma, config.label_smoothing),
-    "class_balanced_focal": lambda config, counts, rows, device: class_balanced_focal(
-        _tensor(effective_weights(counts, config.effective_beta), device), config.focal_gamma, config.label_smoothing
-    ),
-    "asymmetric": lambda config, counts, rows, device: asymmetric(*config.asymmetric, config.label_smoothing),
+@dataclass(frozen=True)
+class Recipe:
+    """How a loss is made, with the arguments of `build`; and the corrections of class imbalance that it applies."""
+
+    make: Callable[[Config, np.ndarray, int, torch.device], Loss]
+    corrections: frozenset[str] = frozenset()
+
+
+def _weighted_bce(config: Config, counts: np.ndarray, rows: int, device: torch.device) -> Loss:
+    return weighted_bce(_tensor(prevalence_weights(counts, rows), device), config.label_smoothing)
+
+
+def _class_balanced(config: Config, counts: np.ndarray, rows: int, device: torch.device) -> Loss:
+    weights = _tensor(effective_weights(counts, config.effective_beta), device)
+    return class_balanced_focal(weights, config.focal_gamma, config.label_smoothing)
+
+
+LOSSES = {
+    "cross_entropy": Recipe(_corrected_cross_entropy, frozenset({"loss_weights", "logit_adjustment"})),
+    "weighted_bce": Recipe(_weighted_bce),
+    "focal": Recipe(lambda config, *_: focal(config.focal_alpha, config.focal_gamma, config.label_smoothing)),
+    "class_balanced_focal": Recipe(_class_balanced),
+    "asymmetric": Recipe(lambda config, *_: asymmetric(*config.asymmetric, config.label_smoothing)),
 }
+
+
+def check(config: Config) -> None:
+    """Raises UserError for a correction of imbalance that nobody would apply: the prior would then be a wrong one."""
+    left = config.imbalance.keys() - priors.DRAWN - LOSSES[config.loss].corrections
+    if left:
+        raise UserError(
+            f"imbalance: the loss {config.loss} does not apply {some(sorted(left))}: use another loss, or a sampler"
+        )
 
 
 def build(config: Config, counts: np.ndarray, rows: int, device: torch.device) -> Loss:
     """The configured loss, its tensors on the device; counts int [C] are the positives of the `rows` training
     images."""
-    return LOSSES[config.loss](config, counts, rows, device)
+    return LOSSES[config.loss].make(config, counts, rows, device)

@@ -1,4 +1,4 @@
-"""The kind of problem where an image has any number of labels, judged by how well each label is ranked, by patient."""
+"""The kind of problem where an image has any number of labels, judged by how well each label is ranked."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -8,31 +8,22 @@ from pydantic import Field, field_validator
 
 from answers import multi_label
 from answers import multi_label_report as reports
-from core import folds, priors
+from core import priors
 from core.config import Config, Share
-from core.data_set import Table
 from core.submission import all_probabilities
-from core.task import Problem, Task
+from core.task import Problem
 
 
 class MultiLabelConfig(Config):
     loss: Literal["weighted_bce", "focal", "class_balanced_focal", "asymmetric"]
     imbalance: dict[Literal["oversampling"], Annotated[float, Field(gt=0, le=1)]]  # see core/priors.py
     labels: Annotated[list[str], Field(min_length=1)]
-    test_fraction: Annotated[float, Field(gt=0, lt=1)]  # of the patients, like val_fraction
     focal_alpha: Share = 0.20  # weight of positives; negatives get 1 − α
     focal_gamma: Annotated[float, Field(ge=0, le=10)] = 2.5
     effective_beta: Annotated[float, Field(ge=0, lt=1)] = 0.9999  # of class-balanced focal
     asymmetric: Annotated[list[Annotated[float, Field(ge=0, le=10)]], Field(min_length=3, max_length=3)] = [
         1.0, 4.0, 0.05,  # γ of positives, γ of negatives, clip
     ]  # fmt: skip
-
-    @field_validator("test_fraction")
-    @classmethod
-    def _leave_some_to_train(cls, value, info):
-        if value + info.data.get("val_fraction", 0) >= 1:
-            raise ValueError(f"with val_fraction = {info.data['val_fraction']} it leaves nothing to train on")
-        return value
 
     @field_validator("asymmetric")
     @classmethod
@@ -57,11 +48,7 @@ class MultiLabelConfig(Config):
 class MultiLabel(Problem):
     monitor = "auc"
     rules = multi_label.RULES
-    headings = {
-        "auc": "AUC-ROC", "average_precision": "PR-AUC", "brier": "Brier", "brier_skill": "Brier skill",
-        "spec_at_sens95": "Spec@Sens=95%", "sens_at_spec95": "Sens@Spec=95%",
-        "sens_at_sens95": "held sensitivity", "spec_at_spec95": "held specificity",
-    }  # fmt: skip
+    headings = reports.HEADINGS
     plots = ("training", "roc", "roc_all", "precision_recall", "reliability", "histograms")
 
     # ---- learning
@@ -88,13 +75,3 @@ class MultiLabel(Problem):
     score = staticmethod(reports.score)
     score_lines = staticmethod(reports.score_lines)
     examples = staticmethod(reports.examples)
-
-
-class ByPatient(MultiLabel, Task):
-    """A multi-label data set that names its patients, and is parted by them."""
-
-    parts = ("training", "validation", "test")
-
-    def split(self, table: Table) -> np.ndarray:
-        fractions = self.config.val_fraction, self.config.test_fraction
-        return folds.by_patient(table.targets, table.known["patient"], fractions, self.config.chosen_split_seed)

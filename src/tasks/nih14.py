@@ -9,22 +9,23 @@ from core import folds
 from core.data_set import Layout, Source, Table, Tables, check_ids
 from core.errors import UserError
 from core.files import shown
-from core.tables import read_table
+from core.tables import read_table, refuse_empty
 from images.labels import check_labels
+from tasks.by_patient import ByPatient, ByPatientConfig
 from tasks.competition import Competition
-from tasks.multi_label import ByPatient, MultiLabelConfig
+from tasks.multi_label import MultiLabel, MultiLabelConfig
 
 COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "View Position")
 FURTHER = {"sex": "Patient Gender", "age": "Patient Age", "projection": "View Position"}  # subgroup → column
 WANTED = "NIH's own label file is wanted, Data_Entry_2017_v2020.csv"
 
 
-class Nih14Config(MultiLabelConfig):
+class Nih14Config(MultiLabelConfig, ByPatientConfig):
     task: Literal["nih14"]
     projections: Annotated[list[str], Field(min_length=1)]  # PA, AP
 
 
-class Nih14(ByPatient):
+class Nih14(MultiLabel, ByPatient):
     Settings = Nih14Config
     # the labelled table; one that ends in `unlabelled` names images to predict, test_list.txt the official test part
     layout = Layout("nih14", ("Data_Entry_*[!d].csv*",), ("images",), from_kaggle=False)
@@ -35,10 +36,7 @@ class Nih14(ByPatient):
         path, config = source.tables[0], self.config
         rows = read_table(path, COLUMNS, WANTED)
         check_ids(rows["Image Index"].to_numpy(dtype=str), path)
-        for column in COLUMNS:
-            if (rows[column].str.strip() == "").any():
-                number = int((rows[column].str.strip() == "").argmax()) + 1
-                raise UserError(f"{shown(path)}, row {number}: {column} is empty: fill it in, or remove the row")
+        refuse_empty(rows, COLUMNS, path)
         rows = rows[rows["View Position"].isin(config.projections)]
         if rows.empty:
             raise UserError(f"{shown(path)} has no row with View Position {' or '.join(config.projections)}")

@@ -8,16 +8,17 @@ from pydantic import Field
 
 from core.data_set import Layout, Source, Tables
 from images import padchest_labels
-from tasks.multi_label import ByPatient, MultiLabelConfig
+from tasks.by_patient import ByPatient, ByPatientConfig
+from tasks.multi_label import MultiLabel, MultiLabelConfig
 
 
-class PadchestConfig(MultiLabelConfig):
+class PadchestConfig(MultiLabelConfig, ByPatientConfig):
     task: Literal["padchest"]
     projections: Annotated[list[str], Field(min_length=1)]
     physician_only: bool  # leave out what a text classifier labelled
 
 
-class Padchest(ByPatient):
+class Padchest(MultiLabel, ByPatient):
     Settings = PadchestConfig
     # "." for numbered folders beside the label file
     layout = Layout("padchest", ("PADCHEST*.csv*",), ("images", "."), from_kaggle=False)

@@ -38,12 +38,7 @@ class SingleLabel(Problem):
 
     monitor = "score"
     rules = tuple(RULES)
-    headings = {
-        "score": "score",
-        "accuracy": "accuracy",
-        "balanced_accuracy": "balanced accuracy",
-        "macro_f1": "macro-F1",
-    }
+    headings = reports.HEADINGS
     plots = ("training", "temperature", "confidence", "confusion", "class_costs")
 
     def __init__(self, costs: Costs = Costs()):

@@ -285,7 +285,7 @@ def table(study: Study, cells: Sequence[Cell], records: Mapping[str, dict], toy:
     for row in study.asked:
         own = [records[cell.key] for cell in cells if cell.row == row and cell.key in records]
         columns = {
-            name: _column([record["figures"][name] for record in own], study.published.get(row, {}).get(name))
+            name: _column([record["figures"].get(name) for record in own], study.published.get(row, {}).get(name))
             for name in study.metrics
         }
         found.append(
