@@ -420,7 +420,7 @@ def delta_lines(found: Sequence[dict], source: Path) -> list[str]:
     return lines
 
 
-# ---- the verb
+# ---- the script
 def main(argv: list[str]) -> None:
     given = _parsed(argv)
     published = read_published(given.table9) if given.table9 else None

@@ -21,13 +21,13 @@ from tasks.registry import problem_of
 
 
 def decide(
-    task: Problem, tests: Sequence[Logits], calibration: dict, rule: str, out: Path, test_ids: np.ndarray,
+    problem: Problem, tests: Sequence[Logits], calibration: dict, rule: str, out: Path, test_ids: np.ndarray,
     counts: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Write the submission and return the sum of every class's answers, [C]. `counts` replaces the natural class
     counts."""
-    answers = task.decide(tests, calibration, rule, counts)
-    submission.write(out, tests[0].ids, tests[0].classes, answers, test_ids, task.fault)
+    answers = problem.decide(tests, calibration, rule, counts)
+    submission.write(out, tests[0].ids, tests[0].classes, answers, test_ids, problem.fault)
     return answers.sum(axis=0)
 
 

@@ -1,7 +1,7 @@
 """The main job: `main.py CONFIG [--data DIR] [--demo] [key=value …]`, from images to a valid submission.
 
-Prepare → train → tune → predict → decide → score → report. Each stage leaves files, and a stage whose files are there
-is not done again, so the same command goes on after whatever stopped it.
+Prepare → train → predict → tune → decide → evaluate. Each stage leaves files, so the same command goes on after
+whatever stopped it: what is trained or predicted is not done again, and the rest takes seconds.
 """
 
 from core.errors import UserError, command  # first, so that Ctrl-C is quiet while torch loads
@@ -26,11 +26,11 @@ FILES = "val_logits.npz, test_logits.npz, calibration.json, report.json, per_cla
 
 
 def main(argv: list[str]) -> None:
-    task, source, run = train.begin(train.arguments("main", argv))
+    task, source, run = train.asked(train.arguments("main", argv))
     config = task.config
     submission = home() / "submissions" / f"{config.name}.csv"
 
-    prepared = train.train(task, source, run)
+    prepared = train.train(task, source, run)  # which packs the images first
     wanted = folds.to_predict(run, prepared.labelled, prepared.unlabelled, task).ids
     if not predicted(run, prepared, wanted):
         predict.predict(run, prepared, task)

@@ -40,9 +40,9 @@ def arguments(script: str, argv: list[str]) -> Namespace:
     return parser.parse_intermixed_args(argv)
 
 
-def begin(given: Namespace) -> tuple[Task, Source, Run]:
+def asked(given: Namespace) -> tuple[Task, Source, Run]:
     """Task, data and run folder of a command line; everything that can be refused early is refused here."""
-    config = registry.load(given.config, given.settings)
+    config = registry.load(given.config, given.settings)  # which data set; what is found decides the name and the demo
     source, quick = prepare.find(given.data, config.slug, registry.TASKS[config.task].layout, given.demo)
     config = registry.load(given.config, given.settings, source.synthetic, quick)
     task, run = registry.task_of(config), Run.named(config.name)
@@ -67,8 +67,8 @@ def train(task: Task, source: Source, run: Run) -> Prepared:
     """Train, or go on where the run stopped, and write val_logits.npz of the best epoch. Returns the prepared data."""
     config, machine = task.config, machinery.pick(task.config)
     found = prepare.tables(source, task)
-    net = None
-    if not finished(run):  # before packing, so that missing weights are said at once; a run that goes on has its own
+    done = finished(run)
+    if not done:  # before packing, so that missing weights are said at once; a run that goes on has its own
         weights = "none" if (run / "last.pt").is_file() else config.weights
         net = model.build(config, len(found.labelled.classes), weights)
     with run.timed("prepare"):
@@ -77,26 +77,26 @@ def train(task: Task, source: Source, run: Run) -> Prepared:
         prepare.same(run, prepared)
     parts = folds.chosen(run, prepared.labelled, task)
     run.lock()
-    if net is None:
+    if done:
         if not (run / "folds.csv").is_file():  # gone, and chosen again as it was
             folds.keep(run, prepared.labelled, parts)
         print(f"{shown(run.folder)} is trained already; its best epoch is {run.about['best_epoch']}")
         return prepared
 
-    begin_run(run, task, prepared, parts, net, machine)
-    learn, check = (prepared.labelled.take(parts == part) for part in ("training", "validation"))
+    record(run, task, prepared, parts, net, machine)
+    learn, validation = (prepared.labelled.take(parts == part) for part in ("training", "validation"))
     learner = Learner(machine.place(net), config, machine)
-    batches = batches_of(task, prepared, learn, check, (parts == "test").sum(), machine)
+    batches = batches_of(task, prepared, learn, validation, (parts == "test").sum(), machine)
     loss = losses.build(config, batches.counts, len(learn.ids), machine.device)
     with run.timed("train"):
         ended = fit(learner, batches, loss, task, run)
         best = checkpoint.load(run / "best.pt", machine.device, ["model", "epoch"])
         learner.net.load_state_dict(best["model"])
-        logits = infer.logits(learner.net, batches.check, config.views, machine, "validation")
+        logits = infer.logits(learner.net, batches.validation, config.views, machine, "validation")
         for name in ("calibration.json", "test_logits.npz", "report.json", "per_class.csv"):  # of an earlier best epoch
             (run / name).unlink(missing_ok=True)
-        classes, prior = np.array(check.classes), np.array(run.about["prior"])
-        content = Logits(check.ids, logits, check.targets, classes, batches.counts, len(learn.ids), prior)
+        classes, prior = np.array(validation.classes), np.array(run.about["prior"])
+        content = Logits(validation.ids, logits, validation.targets, classes, batches.counts, len(learn.ids), prior)
         write_logits(run / "val_logits.npz", content)
     run.save(state="trained" if ended else "paused", best_epoch=best["epoch"])
     return prepared
@@ -106,7 +106,7 @@ def finished(run: Run) -> bool:
     return run.about.get("state") == "trained" and (run / "best.pt").is_file() and (run / "val_logits.npz").is_file()
 
 
-def begin_run(run: Run, task: Task, prepared: Prepared, parts: np.ndarray, net: Net, machine: Machine) -> None:
+def record(run: Run, task: Task, prepared: Prepared, parts: np.ndarray, net: Net, machine: Machine) -> None:
     """Write what the run rests on into run.json and folds.csv, and say it."""
     config, table = task.config, prepared.labelled
     targets = table.targets[parts == "training"]
@@ -134,16 +134,18 @@ def begin_run(run: Run, task: Task, prepared: Prepared, parts: np.ndarray, net: 
     print(f"parameters: {total:.2f} M, {trainable:.2f} M of them trained", flush=True)
 
 
-def batches_of(task: Task, prepared: Prepared, learn: Table, check: Table, tests: int, machine: Machine) -> Batches:
+def batches_of(
+    task: Task, prepared: Prepared, learn: Table, validation: Table, tests: int, machine: Machine
+) -> Batches:
     """What training reads: augmented and drawn by the task's weights; validation in its order, unchanged."""
     config, pin = task.config, machine.device.type == "cuda"
     order = loader.Order(len(learn.ids), task.weights(learn.targets, config.imbalance), shuffle=True, seed=config.seed)
     images = loader.Images(prepared.pack, learn.ids, learn.targets, Augment(config), config.seed)
     return Batches(
         loader.batched(images, order, config.batch, machine.workers, pin, drop_last=len(images) > config.batch),
-        loader.in_order(prepared.pack, check, config.batch, machine.workers, pin),
+        loader.in_order(prepared.pack, validation, config.batch, machine.workers, pin),
         np.nansum(learn.targets, axis=0).astype(int),
-        len(check.ids) + tests + len(prepared.unlabelled),
+        len(validation.ids) + tests + len(prepared.unlabelled),
     )
 
 
@@ -160,7 +162,7 @@ def say_what_is_rare(classes: list[str], counts: np.ndarray, val_targets: np.nda
 
 
 def main(argv: list[str]) -> None:
-    task, source, run = begin(arguments("train", argv))
+    task, source, run = asked(arguments("train", argv))
     train(task, source, run)
     print(f"validation logits: {shown(run / 'val_logits.npz')}")
 

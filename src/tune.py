@@ -17,9 +17,9 @@ from core.task import Problem
 from tasks.registry import problem_of
 
 
-def tune(task: Problem, vals: Sequence[Logits], out: Path, temperature: float | None = None) -> dict:
+def tune(problem: Problem, vals: Sequence[Logits], out: Path, temperature: float | None = None) -> dict:
     """Write the calibration and return it; a given temperature is kept instead of the tuned one."""
-    calibration = task.calibrate(vals, temperature)
+    calibration = problem.calibrate(vals, temperature)
     write_json(out, calibration)
     return calibration
 

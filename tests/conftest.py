@@ -1,4 +1,4 @@
-"""A home of its own for every test, a tiny synthetic data set, and a way to call a verb as the shell would."""
+"""A home of its own for every test, a tiny synthetic data set, and a way to call a script as the shell would."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ TINY = [
 
 @dataclass
 class Said:
-    """What a verb answered: exit code, stdout, stderr."""
+    """What a script answered: exit code, stdout, stderr."""
 
     code: int
     out: str
@@ -68,7 +68,7 @@ def tiny(made, tmp_path) -> Path:
 
 @pytest.fixture
 def call(capsys):
-    """Run a verb's main in this process: `call("score", "a.csv", "b.csv")`."""
+    """Run a script's main in this process: `call("score", "a.csv", "b.csv")`."""
     import importlib
 
     from core import errors

@@ -1,5 +1,6 @@
 """What the READMEs say of commands and files is so."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from conftest import ROOT
 from core import commands
+from core.errors import UserError
 
 READMES = ["README.md", "src/README.md", "src/answers/README.md", "configs/README.md", "kernels/README.md"]
 
@@ -22,6 +24,25 @@ def test_every_script_is_in_the_list_and_every_command_is_a_script():
     called = [command.called for command in commands.COMMANDS]
     assert set(called[1:]) - {"test", "lint", "lock"} == scripts and len(called) == len(set(called))
     assert set(called[0].split("|")) == {path.stem for path in (ROOT / "configs").glob("*.yaml")} - {"demo"}
+
+
+@pytest.mark.parametrize("command", commands.COMMANDS[1:], ids=lambda command: command.called)
+def test_the_options_are_those_of_the_list(command, monkeypatch):
+    """Every option of a script stands in its usage, and no other."""
+    if command.called in ("test", "lint", "lock"):
+        pytest.skip("no script")
+    options = set()
+
+    def parse(self, *_):
+        options.update(name for action in self._actions for name in action.option_strings)
+        raise UserError("seen")
+
+    for name in ("parse_args", "parse_intermixed_args"):
+        monkeypatch.setattr(commands.Parser, name, parse)
+    with pytest.raises(UserError, match="seen"):
+        importlib.import_module(command.called.replace("-", "_")).main([])
+    long = {name for name in options if name.startswith("--")} - {"--help"}
+    assert long - {"--message"} == set(re.findall(r"--[\w-]+", command.usage))
 
 
 def test_every_file_has_its_line():

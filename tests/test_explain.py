@@ -1,4 +1,4 @@
-"""Grad-CAM: the maps, which images are chosen, and the verb."""
+"""Grad-CAM: the maps, which images are chosen, and the script."""
 
 import csv
 import json
@@ -285,7 +285,7 @@ def test_decisions_are_hits_misses_and_the_rarest_classes():
     } == {2, 3}
 
 
-# ---- the verb
+# ---- the script
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A home with a padchest run of one epoch; its data set beside it. Read only."""

@@ -19,8 +19,8 @@ BELOW = {  # room → the rooms it may import from
     "tasks": {"core", "answers", "images"},
 }
 HEAVY = {"torch", "torchvision", "timm", "albumentations"}
-LIGHT_VERBS = ["tune", "decide", "score", "evaluate", "compare", "experiment", "report", "worlds", "doctor"]
-VERBS = {path.stem for path in SRC.glob("*.py")}
+LIGHT = ["tune", "decide", "score", "evaluate", "compare", "experiment", "report", "worlds", "doctor"]
+SCRIPTS = {path.stem for path in SRC.glob("*.py")}
 FILES = sorted(SRC.rglob("*.py"))
 
 
@@ -50,12 +50,12 @@ def test_imports_go_down(path):
     room = room_of(path)
     used = {name.split(".")[0] for name in imports(path)}
     if room:
-        assert not used & VERBS, "a room imports no verb"
+        assert not used & SCRIPTS, "a room imports no script"
         assert not used & (BELOW.keys() - BELOW[room] - {room})
 
 
 def test_no_circle():
-    """Neither within a room nor among the verbs."""
+    """Neither within a room nor among the scripts."""
     graph = {}
     for path in FILES:
         name = ".".join(path.relative_to(SRC).with_suffix("").parts)
@@ -71,7 +71,7 @@ def test_no_circle():
 @pytest.mark.parametrize(
     "names",
     [
-        *(pytest.param([verb], id=verb) for verb in LIGHT_VERBS),
+        *(pytest.param([verb], id=verb) for verb in LIGHT),
         *(
             pytest.param(
                 [f"{room}.{path.stem}" for path in (SRC / room).glob("*.py") if path.stem != "__init__"], id=room

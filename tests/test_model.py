@@ -97,7 +97,10 @@ def test_weights_of_a_file_arrive(tmp_path):
 def test_weights_that_saw_the_test_images_are_known_by_their_names():
     """Networks pretrained on NIH images have seen the competition's test part; those pretrained on PadChest,
     PadChest's."""
-    of = {"competition": registry.TASKS["competition"].seen, "padchest": registry.TASKS["padchest"].seen}
+    of = {
+        "competition": registry.TASKS["competition"].pretrained_on_test,
+        "padchest": registry.TASKS["padchest"].pretrained_on_test,
+    }
     for name, nih, padchest in (
         ("densenet-nih-all.safetensors", True, False),
         ("CheXNet.safetensors", True, False),

@@ -460,7 +460,7 @@ def mine(three, home) -> Path:
 
 
 def test_a_run_insists_on_its_own_split(mine, chests, call):
-    """Training patients moved to the test part, columns taken away, a file that is gone: no verb judges by another
+    """Training patients moved to the test part, columns taken away, a file that is gone: no script judges by another
     split."""
     whole = (mine / "folds.csv").read_bytes()
     for change in (

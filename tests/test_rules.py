@@ -213,9 +213,9 @@ def test_several_networks_are_calibrated_one_by_one_and_decided_together():
     p = np.mean([posterior.probabilities(test, counts) for posterior, test in zip(fitted, tests, strict=True)], axis=0)
     by_hand = ((7 * p - 1) / counts).argmax(1)
     assert np.allclose(single_label.posterior(tests, calibration), p)
-    assert (single_label.decide(tests, calibration, "bayes") == by_hand).all()
+    assert (single_label.classes_of(tests, calibration, "bayes") == by_hand).all()
     plain = np.mean([calibrate.probabilities(test.logits) for test in tests], axis=0).argmax(1)
-    assert (single_label.decide(tests, calibration, "argmax") == plain).all()
+    assert (single_label.classes_of(tests, calibration, "argmax") == plain).all()
     report = single_label.report(vals, calibration)
     assert report["images"] == 120 and report["rules"]["argmax"]["score"] == report["rules"]["argmax"]["fitted"]
 
@@ -379,7 +379,7 @@ def test_other_counts_of_the_test_set(tmp_path, call):
     assert (answers("--counts", tmp_path / "none.csv") != 0).all()
     calibration, content = json.loads((tmp_path / "c.json").read_text()), logits_file.read_logits(test)
     estimated = calibrate.estimate_counts(single_label.posterior([content], calibration), content.counts)
-    assert (answers("--estimate-counts") == single_label.decide([content], calibration, "bayes", estimated)).all()
+    assert (answers("--estimate-counts") == single_label.classes_of([content], calibration, "bayes", estimated)).all()
 
 
 def test_a_rule_below_the_constant_answer_is_warned_about():

@@ -85,7 +85,7 @@ class Material:
 
 
 def draw(names: Sequence[str], material: Material) -> Iterator[Picture]:
-    """The pictures of those names in FIGURES, one after the other. Raises UserError for labels that are not there, or
+    """The pictures of those names in PLOTS, one after the other. Raises UserError for labels that are not there, or
     not to be drawn."""
     for name in names:
         with style.context(["default", STYLE]):

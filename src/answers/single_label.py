@@ -82,7 +82,7 @@ def _fitted(contents: Sequence[Logits], calibration: dict, rule: str) -> tuple[C
         ) from error
 
 
-def decide(tests: Sequence[Logits], calibration: dict, rule: str, counts: np.ndarray | None = None) -> np.ndarray:
+def classes_of(tests: Sequence[Logits], calibration: dict, rule: str, counts: np.ndarray | None = None) -> np.ndarray:
     """The answer to every row of the test logits (one file a network), int [N]. `counts` replaces the natural class
     counts."""
     costs, params = _fitted(tests, calibration, rule)
@@ -90,9 +90,9 @@ def decide(tests: Sequence[Logits], calibration: dict, rule: str, counts: np.nda
     return RULES[rule].answers(tests, params, costs, counts)
 
 
-def one_hot(tests: Sequence[Logits], calibration: dict, rule: str, counts: np.ndarray | None = None) -> np.ndarray:
+def decide(tests: Sequence[Logits], calibration: dict, rule: str, counts: np.ndarray | None = None) -> np.ndarray:
     """The same answers as a 1 among 0s, int [N, C]."""
-    return np.eye(len(tests[0].classes), dtype=int)[decide(tests, calibration, rule, counts)]
+    return np.eye(len(tests[0].classes), dtype=int)[classes_of(tests, calibration, rule, counts)]
 
 
 def posterior(tests: Sequence[Logits], calibration: dict) -> np.ndarray:
@@ -175,7 +175,7 @@ def report_test(tests: Sequence[Logits], calibration: dict, targets: np.ndarray)
     holds."""
     return _compare(
         targets,
-        {rule: decide(tests, calibration, rule) for rule in rules_in(calibration)},
+        {rule: classes_of(tests, calibration, rule) for rule in rules_in(calibration)},
         tests,
         Costs(**calibration["costs"]),
     )

@@ -243,7 +243,7 @@ def _check_same_images(content: Logits, first: Logits) -> None:
 def _answers(run: Evidence, tested: bool) -> np.ndarray:
     """A run's own answers, int [N], on its test images or, cross-fitted, on its validation images."""
     if tested:
-        return single_label.decide([run.test], run.calibration, run.rule)
+        return single_label.classes_of([run.test], run.calibration, run.rule)
     return single_label.held_out([run.val], run.calibration, [run.rule])[0][run.rule]
 
 

@@ -15,7 +15,7 @@ from core.errors import UserError
 
 LIST = """
 CONFIGS [--data DIR] [--demo] [key=value ...]
-    the main job: prepare, train, tune, predict, decide, evaluate; ends with submissions/NAME.csv; resumes
+    the main job: prepare, train, predict, tune, decide, evaluate; ends with submissions/NAME.csv; resumes
 train CONFIG [--data DIR] [--demo] [key=value ...]
     training only; leaves runs/NAME/val_logits.npz
 predict RUN [--data DIR]
@@ -33,7 +33,7 @@ tune VAL.npz ... [--out FILE] [--temperature T] [--costs TP FP FN]
 decide TEST.npz ... --calibration FILE ... --rule RULE --out CSV [--test test.csv] [--counts FILE | --estimate-counts]
     test logits to a submission, checked before it is written
 score RUN | SUBMISSION.csv TRUTH.csv [--json FILE] [--costs TP FP FN]
-    offline score, class by class; the last line is `score -4.724889`
+    offline score, class by class; the last line is `score` and the number
 experiment FILE [--data DIR] [--demo] [--toy] [--part I/N] [key=value ...] [--collect DIR ...]
     a study: rows × seeds to a table with Welch's test; goes on where it stopped
 compare A B ... [--metric NAME,...] [--paired] [--table9 CSV] [--table10] [--json FILE] [--csv FILE]
@@ -56,7 +56,7 @@ doctor
     what is here and what is missing: packages, data, weights, credentials (never their values)
 make-demo DIR [--images N] [--size PIXELS] [--seed S] [--layout competition|padchest]
     a synthetic data set
-worlds [--seeds N] [--costs TP FP FN] [--json FILE]
+worlds [--seeds N] [--rows N] [--json FILE]
     every decision rule in worlds whose best decision is known
 test [ARGUMENTS OF PYTEST]
     the tests

@@ -25,7 +25,7 @@ def some(names, most: int = 8) -> str:
 
 
 def command(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int:
-    """Run a verb's main and return the exit code: 0 done, 2 a user's mistake or a full disk, 130 Ctrl-C."""
+    """Run a script's main and return the exit code: 0 done, 2 a user's mistake or a full disk, 130 Ctrl-C."""
     try:
         main(sys.argv[1:] if argv is None else argv)
     except UserError as error:

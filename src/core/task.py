@@ -1,4 +1,4 @@
-"""The seam: what the loop, the data path and the verbs know of a task. Nothing asks which one it is.
+"""The interface: what the loop, the data path and the scripts know of a task. Nothing asks which one it is.
 
 A `Problem` is a kind of problem, from logits to answers and figures; tasks/single_label.py and tasks/multi_label.py are
 two. A `Task` is a problem on a data set; tasks/competition.py, tasks/padchest.py and tasks/nih14.py are three.
@@ -101,7 +101,7 @@ class Problem(ABC):
 
     @abstractmethod
     def score_lines(self, report: dict) -> list[str]:
-        """What to print of it; the last line is `score -4.724889`."""
+        """What to print of it; the last line is `score` and the number."""
 
     @abstractmethod
     def examples(self, found: Evidence, labels: Sequence[int], number: int) -> tuple[Logits, list[Example]]:
@@ -119,7 +119,7 @@ class Task(Problem):
     layout: ClassVar[Layout]
     parts: ClassVar[tuple[str, ...]]  # of the labelled rows
     views: ClassVar[tuple[str, ...]]  # names in net.infer.VIEWS that training and test-time augmentation may use
-    seen: ClassVar[re.Pattern]  # names of networks that were pretrained on images of its test part
+    pretrained_on_test: ClassVar[re.Pattern]  # the names of networks that have seen images of its test part
 
     def __init__(self, config: Config):
         self.config = config

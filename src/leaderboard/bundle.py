@@ -14,6 +14,7 @@ from core import packages
 from core.errors import UserError, some
 from core.files import ROOT, read_json, shown
 
+TRAVELS = (".py", ".yaml", ".csv")  # and no READMEs
 LIMIT = 1_000_000  # bytes of source that Kaggle takes; the client hides its refusal
 TYPES = {
     "id": str,
@@ -84,23 +85,21 @@ def _tested_with() -> dict[str, list[str]]:
 
 
 def _tracked() -> list[Path]:
-    """The git-tracked files of src/ and configs/, and nothing else: no secret that merely lies there can travel."""
+    """The git-tracked files of src/ and configs/ that run or are read, and nothing else: no secret that merely lies
+    there can travel."""
+    ask = ["git", "-C", str(ROOT), "ls-files", "-z", "src", "configs"]
     try:
-        listed = subprocess.run(
-            ["git", "-C", str(ROOT), "ls-files", "-z", "src", "configs"], capture_output=True, check=True
-        ).stdout.decode()
+        listed = subprocess.run(ask, capture_output=True, check=True).stdout.decode()
     except (OSError, subprocess.CalledProcessError) as error:
         raise UserError(
             f"{ROOT} is no git checkout, and only what git tracks is pushed: clone the project with git"
         ) from error
-    paths = [ROOT / name for name in sorted(filter(None, listed.split("\0")))]
+    paths = [ROOT / name for name in sorted(listed.split("\0")) if name.endswith(TRAVELS)]
     gone = [shown(path) for path in paths if not path.is_file()]
-    if gone or not paths:
-        raise UserError(
-            f"git tracks files that are not here: {some(gone)}"
-            if gone
-            else f"git tracks nothing in src/ and configs/ of {ROOT}"
-        )
+    if gone:
+        raise UserError(f"git tracks files that are not here: {some(gone)}")
+    if not paths:
+        raise UserError(f"git tracks nothing in src/ and configs/ of {ROOT}")
     return paths
 
 

@@ -44,7 +44,7 @@ def check(config: Config, task: Task, begun: bool = False) -> None:
 
 def warn(config: Config, task: Task) -> None:
     """Say so when a network's name says that it has seen the images it will be tested on."""
-    if config.weights != "none" and task.seen.search(f"{config.model} {Path(config.weights).name}"):
+    if config.weights != "none" and task.pretrained_on_test.search(f"{config.model} {Path(config.weights).name}"):
         print(
             f"WARNING: the name of {config.model} or {config.weights} says that it was pretrained on chest X-rays that"
             f" this {task.name} run is tested on: such a network has seen its test images with their labels, and its"

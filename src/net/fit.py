@@ -28,7 +28,7 @@ class Batches(NamedTuple):
     """What is learned from, what an epoch is judged on, and how many images will be predicted after the last one."""
 
     learn: DataLoader
-    check: DataLoader
+    validation: DataLoader
     counts: np.ndarray  # int [C], of the training part
     afterwards: int
 
@@ -125,16 +125,16 @@ def fit(learner: Learner, batches: Batches, loss: Loss, task: Task, run: Run) ->
     return True
 
 
-def train_epoch(learner: Learner, batches: DataLoader, loss: Loss, epoch: int) -> tuple[float, float]:
+def train_epoch(learner: Learner, loader: DataLoader, loss: Loss, epoch: int) -> tuple[float, float]:
     """One pass over the batches. Returns the mean loss and the images per second."""
     net, device, config = learner.net, learner.machine.device, learner.config
     net.train()
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
     total, seen, start = torch.zeros((), device=device), 0, time.monotonic()
-    images_ahead = min(len(batches) * batches.batch_size, len(batches.sampler))
+    images_ahead = min(len(loader) * loader.batch_size, len(loader.sampler))
     title = f"epoch {epoch + 1}/{config.epochs}"
     with tqdm(total=images_ahead, desc=title, unit="img", leave=False, disable=None) as bar:
-        for step, (images, targets) in enumerate(batches):
+        for step, (images, targets) in enumerate(loader):
             images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
             key = (config.seed, epoch, step)
             images, targets = mix(images, targets, config.mix, config.mix_alpha, config.mix_probability, key)
@@ -171,8 +171,8 @@ def train_step(
 
 def validate(learner: Learner, batches: Batches, loss: Loss, task: Task) -> tuple[float, dict[str, float], float]:
     """Validation loss, the task's figures, and the seconds of the pass; the loss is NaN where a logit is no number."""
-    start, device, targets = time.monotonic(), learner.machine.device, batches.check.dataset.targets
-    logits = infer.logits(learner.net, batches.check, learner.config.views[:1], learner.machine, "validation")[0]
+    start, device, targets = time.monotonic(), learner.machine.device, batches.validation.dataset.targets
+    logits = infer.logits(learner.net, batches.validation, learner.config.views[:1], learner.machine, "validation")[0]
     seconds = time.monotonic() - start
     if not np.isfinite(logits).all():
         return math.nan, {task.monitor: math.nan}, seconds
@@ -188,7 +188,7 @@ def out_of_time(learner: Learner, batches: Batches, frozen: bool) -> bool:
     # the slowest epoch of its stage; four times a frozen one where no full one was seen
     same = [row["seconds"] for row in history if (row["stage"] == "frozen") == frozen]
     epoch = max(same) if same else 4 * max(row["seconds"] for row in history)
-    a_pass = max(row["validation_seconds"] for row in history) / len(batches.check.dataset)
+    a_pass = max(row["validation_seconds"] for row in history) / len(batches.validation.dataset)
     prediction = a_pass * batches.afterwards * len(config.views)
     if elapsed() + 1.1 * (epoch + prediction) + SPARE <= config.hours * 3600:
         return False

@@ -1,4 +1,4 @@
-"""Logits over views: what every verb that looks at images uses."""
+"""Logits over views: what every script that looks at images uses."""
 
 from collections.abc import Callable
 

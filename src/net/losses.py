@@ -1,6 +1,6 @@
 """Losses by name: logits [B, C] and float targets [B, C] to a mean, in float32.
 
-Those of the multi-label tasks stand on log σ(z) and log σ(−z), which neither overflow nor vanish, and leave unknown
+Those of the multi-label problem stand on log σ(z) and log σ(−z), which neither overflow nor vanish, and leave unknown
 (NaN) targets out of the mean.
 """
 

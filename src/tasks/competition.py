@@ -22,13 +22,13 @@ class Competition(SingleLabel, Task):
     layout = Layout("competition", ("train.csv", "test.csv"), ("images", "images/images"), from_kaggle=True)
     parts = ("training", "validation")
     views = ("original", "flip")
-    seen = re.compile(  # the test images are NIH's
+    pretrained_on_test = re.compile(  # the test images are NIH's
         r"(?<![a-z])nih(?![a-z])|chexnet|chest[-_ ]?x|xrv|torchxrayvision|res224-all|cxr[-_]?lt", re.IGNORECASE
     )
 
     def __init__(self, config: CompetitionConfig):
         SingleLabel.__init__(self, Costs(*config.costs))
-        self.config = config
+        Task.__init__(self, config)
 
     def read(self, source: Source) -> Tables:
         return labels.read_competition(source.folder)

@@ -30,7 +30,7 @@ class Nih14(MultiLabel, ByPatient):
     # the labelled table; one that ends in `unlabelled` names images to predict, test_list.txt the official test part
     layout = Layout("nih14", ("Data_Entry_*[!d].csv*",), ("images",), from_kaggle=False)
     views = ("original", "flip")
-    seen = Competition.seen  # the same images
+    pretrained_on_test = Competition.pretrained_on_test  # the same images
 
     def read(self, source: Source) -> Tables:
         path, config = source.tables[0], self.config

@@ -1,4 +1,4 @@
-"""A run that has been tuned, opened in one way by all verbs that read one."""
+"""A run to be read, opened in one way by all scripts; `core.runs.Run` is one to be written."""
 
 import sys
 from dataclasses import dataclass, replace

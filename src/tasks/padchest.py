@@ -23,7 +23,9 @@ class Padchest(MultiLabel, ByPatient):
     # "." for numbered folders beside the label file
     layout = Layout("padchest", ("PADCHEST*.csv*",), ("images", "."), from_kaggle=False)
     views = ("original",)  # no flip: left and right are findings here
-    seen = re.compile(r"padchest|(?<![a-z])pc(?![a-z])|xrv|torchxrayvision|res224-all|cxr[-_]?lt", re.IGNORECASE)
+    pretrained_on_test = re.compile(
+        r"padchest|(?<![a-z])pc(?![a-z])|xrv|torchxrayvision|res224-all|cxr[-_]?lt", re.IGNORECASE
+    )
 
     def read(self, source: Source) -> Tables:
         config = self.config

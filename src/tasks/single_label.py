@@ -61,11 +61,7 @@ class SingleLabel(Problem):
     def calibrate(self, vals: Sequence[Logits], temperature: float | None = None) -> dict:
         return single_label.calibrate(self.costs, vals, temperature)
 
-    def decide(
-        self, tests: Sequence[Logits], calibration: dict, rule: str, counts: np.ndarray | None = None
-    ) -> np.ndarray:
-        return single_label.one_hot(tests, calibration, rule, counts)
-
+    decide = staticmethod(single_label.decide)
     fault = staticmethod(one_answer)
 
     def tuned(self, vals: Sequence[Logits], calibration: dict) -> list[str]:
