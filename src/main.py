@@ -13,6 +13,7 @@ import numpy as np
 import decide
 import evaluate
 import predict
+import probe
 import train
 import tune
 from core import folds
@@ -41,8 +42,23 @@ def main(argv: list[str]) -> None:
     run.save(config=config.model_dump())  # the rule and the temperature may be new
     with run.timed("evaluate"):
         report = evaluate.evaluate(run.folder)
+        over = over_probe(task, run, prepared)
     print("\n".join(summary(task, run, report, calibration, val, answered, len(wanted))))
-    print(f"submission: {shown(submission)}")
+    print("\n".join([*over, f"submission: {shown(submission)}"]))
+
+
+def over_probe(task: Task, run: Run, prepared: Prepared) -> list[str]:
+    """What the run gains over its probe, when there is one or `probe` asks for it, as lines."""
+    beside = home() / "runs" / f"probe-{run.folder.name}"
+    if task.config.probe and not (beside / "report.json").is_file():
+        probe.probe(task, prepared, folds.chosen(run, prepared.labelled, task), run.folder.name)
+        evaluate.evaluate(beside)
+    if not (beside / "report.json").is_file():
+        return []
+    try:
+        return probe.gain(run.folder, beside)
+    except UserError as error:
+        return [f"not compared with {shown(beside)}: {error}"]
 
 
 def predicted(run: Run, prepared: Prepared, wanted: np.ndarray) -> bool:

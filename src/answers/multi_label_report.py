@@ -128,20 +128,13 @@ def _per_class(
     return found
 
 
-def paired(ours: Logits, theirs: Logits, rows: Rows) -> dict:
-    """Macro AUC of two networks on the same images, and their difference with its interval from the same draws of
-    patients: {"ours", "theirs", "difference": each {"auc", "interval"}}. Raises UserError for other images, labels or
-    targets."""
-    found = _paired([ours], [theirs], rows)
-    return {name: found[name] for name in ("ours", "theirs", "difference")}
+def paired(ours: Sequence[Evidence], theirs: Sequence[Evidence], rows: Rows) -> dict:
+    """Macro AUC of several runs and of as many others on the same images, the means over the runs, and their difference
+    with its interval from the same draws of patients: {"ours", "theirs", "difference": each {"auc", "interval"},
+    "part", "images", "resampled" (what), "pairs": the difference of each run to the other of the same number}.
 
-
-def paired_runs(ours: Sequence[Evidence], theirs: Sequence[Evidence], rows: Rows) -> dict:
-    """The same for the means over several runs and as many others, all on the same images: of the test part where all
-    have it.
-
-    (A rule changes no label's ranking on a single view, so none is applied.) Beside the three of `paired`: part,
-    images, resampled (what), and pairs, the difference of each run to the other of the same number.
+    Of the test part where all have it. A rule changes no label's ranking on a single view, so none is applied. Raises
+    UserError for other images, labels or targets.
     """
     tested = all(test is not None for _, test, *_ in (*ours, *theirs))
     contents = [[test if tested else val for val, test, *_ in runs] for runs in (ours, theirs)]

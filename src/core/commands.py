@@ -26,8 +26,8 @@ report RUN [--labels NAME,NAME]
     pictures fit to print (RUN/figures/) and a page with everything (RUN/report.html)
 explain RUN [--labels A,B] [--number N] [--masks DIR] [--data DIR] [--out DIR]
     Grad-CAM of chosen images: RUN/figures/explain.png
-probe RUN [--data DIR]
-    the baseline of a multi-label run: logistic regression on frozen features, same split
+probe CONFIG|RUN [--data DIR] [--demo] [key=value ...]
+    the bar for a network: logistic regression on frozen features, same split; a run like any other, runs/probe-NAME
 tune VAL.npz ... [--out FILE] [--temperature T] [--costs TP FP FN]
     fit every decision rule on validation logits (several: the folds), of either kind of problem
 decide TEST.npz ... --calibration FILE ... --rule RULE --out CSV [--test test.csv] [--counts FILE | --estimate-counts]

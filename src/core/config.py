@@ -99,6 +99,7 @@ class Config(BaseModel):
         0  # stop training in time for everything else to end within these hours, 0 = never
     )
     workers: Literal["auto"] | Count = "auto"  # of the data loader; results do not depend on it
+    probe: bool = later(False)  # make the logistic regression on frozen features first, and say what the run gains
 
     @field_validator("*", mode="before")
     @classmethod
@@ -146,7 +147,7 @@ def spelled(imbalance: dict[str, float]) -> str:
     return "+".join(f"{name}:{exponent:g}" for name, exponent in imbalance.items()) or "none"
 
 
-NO_RESULT = {"name", "workers", "hours"}  # they change no figure
+NO_RESULT = {"name", "workers", "hours", "probe"}  # they change no figure
 INDIFFERENT = NO_RESULT | {"rule", "temperature"}  # a run may go on, or be decided anew, with these changed
 
 

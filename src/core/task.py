@@ -32,6 +32,7 @@ class Evidence(NamedTuple):
 class Problem(ABC):
     """A kind of problem. Targets are float [N, C], NaN for unknown, in all of them."""
 
+    exclusive: ClassVar[bool]  # whether every image has exactly one of the classes
     monitor: ClassVar[str]  # the figure of `metrics` that chooses the epoch; the larger the better
     rules: ClassVar[tuple[str, ...]]  # names of the ways from logits to answers
     headings: ClassVar[dict[str, str]]  # the figures of `headline`, and how they are headed in a table

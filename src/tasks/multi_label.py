@@ -46,6 +46,7 @@ class MultiLabelConfig(Config):
 
 
 class MultiLabel(Problem):
+    exclusive = False
     monitor = "auc"
     rules = multi_label.RULES
     headings = reports.HEADINGS
@@ -71,7 +72,7 @@ class MultiLabel(Problem):
     warning = staticmethod(reports.warning)
     headline = staticmethod(reports.headline)
     compare = staticmethod(reports.compare)
-    paired = staticmethod(reports.paired_runs)
+    paired = staticmethod(reports.paired)
     score = staticmethod(reports.score)
     score_lines = staticmethod(reports.score_lines)
     examples = staticmethod(reports.examples)

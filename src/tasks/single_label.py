@@ -36,6 +36,7 @@ class SingleLabelConfig(Config):
 class SingleLabel(Problem):
     """costs: the reward of a hit, the cost of a false alarm and that of a miss."""
 
+    exclusive = True
     monitor = "score"
     rules = tuple(RULES)
     headings = reports.HEADINGS
