@@ -12,7 +12,7 @@ from answers import single_label
 from answers.posterior import estimate_counts
 from core import submission
 from core.commands import Parser
-from core.errors import UserError, command
+from core.errors import UserError, command, some
 from core.files import read_json, shown
 from core.logits_file import Logits, read_logits
 from core.task import Problem
@@ -92,6 +92,8 @@ def main(argv: list[str]) -> None:
         raise UserError("--counts and --estimate-counts exclude each other: give one")
     tests, calibration = [read_logits(path) for path in given.tests], merged(given.calibration)
     problem = problem_of(tests)
+    if given.rule not in problem.rules:
+        raise UserError(f"there is no rule {given.rule!r}; there are {some(problem.rules)}")
     classes = tests[0].classes.tolist()
     counts = read_counts(given.counts, classes) if given.counts else None
     if given.estimate_counts:

@@ -47,7 +47,7 @@ def explain(
     machine = machinery.pick(config.model_copy(update={"precision": "fp32"}))  # gradients of bf16 are coarse
     cropper, masker = _croppers(config, masks, content.ids.tolist(), machine.device)
     net = machine.place(model.build(config, len(content.classes), weights="none"))
-    net.load_state_dict(checkpoint.load(run / "best.pt", machine.device, ["model"])["model"])
+    checkpoint.load_into({"model": net}, run / "best.pt", machine.device)
 
     ids = content.ids[[example.row for example in examples]]
     places = _places(source, task, ids.tolist())

@@ -31,7 +31,7 @@ def predict(run: Run, prepared: Prepared, task: Task) -> None:
     prepare.same(run, prepared)
     classes, machine = np.array(about["classes"]), machinery.pick(config)
     net = machine.place(model.build(config, len(classes), weights="none"))
-    net.load_state_dict(checkpoint.load(run / "best.pt", machine.device, ["model"])["model"])
+    checkpoint.load_into({"model": net}, run / "best.pt", machine.device)
     test = folds.to_predict(run, prepared.labelled, prepared.unlabelled, task)
     pin = machine.device.type == "cuda"
     batches = loader.in_order(prepared.pack, test, config.batch, machine.workers, pin)
@@ -50,6 +50,7 @@ def main(argv: list[str]) -> None:
     given = parser.parse_args(argv)
     task = open_run(given.run).task
     run = Run(given.run)
+    run.lock()
     prepared = prepare.of_run(given.run, run.about, task, given.data, machinery.device(task.config))
     predict(run, prepared, task)
     print(f"wrote {shown(given.run / 'test_logits.npz')}")

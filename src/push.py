@@ -63,6 +63,9 @@ def configuration(given: Namespace) -> Config:
             "without internet the ImageNet weights cannot be fetched: ./run.sh weights CONFIG --publish, then push with"
             " --weights OWNER/DATASET"
         )
+    for key, value, usual in (("split", config.split, "auto"), ("masks", config.masks, "")):
+        if value != usual:
+            raise UserError(f"{key} = {value}: a file of this machine does not travel with a push: leave {key} out")
     from net.checks import check  # here, for it loads torch
 
     check(config, registry.task_of(config))

@@ -90,8 +90,7 @@ def train(task: Task, source: Source, run: Run) -> Prepared:
     loss = losses.build(config, batches.counts, len(learn.ids), machine.device)
     with run.timed("train"):
         ended = fit(learner, batches, loss, task, run)
-        best = checkpoint.load(run / "best.pt", machine.device, ["model", "epoch"])
-        learner.net.load_state_dict(best["model"])
+        best = checkpoint.load_into({"model": learner.net}, run / "best.pt", machine.device, ["epoch"])
         logits = infer.logits(learner.net, batches.validation, config.views, machine, "validation")
         for name in ("calibration.json", "test_logits.npz", "report.json", "per_class.csv"):  # of an earlier best epoch
             (run / name).unlink(missing_ok=True)

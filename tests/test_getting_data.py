@@ -9,6 +9,7 @@ import requests
 
 from conftest import ROOT, SHARED, needs_shared
 from core.errors import UserError
+from core.tables import read_table
 from images import labels, locate
 from leaderboard import ask as kaggle_call
 from leaderboard import client as kaggle_client
@@ -179,3 +180,31 @@ def test_the_real_sample_set_keeps_its_empty_classes():
     table = labels.read_competition(SHARED / "data/nih_sample").labelled
     counts = table.targets.sum(axis=0)
     assert len(table.ids) == 752 and (counts == 0).sum() == 5 and counts[table.classes.index("No Finding")] == 450
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"id,a\n1,2\n  \n", "row 2: a NUL byte, or nothing but blanks"),
+        (b"id\n1\n \n", "row 2: a NUL byte, or nothing but blanks"),
+        (b"id,a\n1,2\x00\n", "row 1: a NUL byte, or nothing but blanks"),
+        (b"id,a\x00\n1,2\n", "a NUL byte in its header"),
+        (b"id,a\n1\n", "row 1: 1 cells where the header has 2"),
+        (b"id,a\n1,2,3\n", "row 1: 3 cells where the header has 2"),
+        (b"id,a,a\n1,2,3\n", "columns that stand twice: a"),
+        (b"\xff\xfe\n", "is not a readable CSV file"),
+        (b"", "it is empty"),
+        (b"id,a\n", "has a header and no rows"),
+    ],
+)
+def test_what_pandas_would_hide_is_refused(tmp_path, content, sentence):
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(UserError, match=sentence):
+        read_table(tmp_path / "t.csv")
+
+
+def test_a_table_is_the_text_that_stands_there(tmp_path):
+    (tmp_path / "t.csv").write_bytes('\ufeffid,,"b ""q"""\r\n007, NA ,"x,\ny"\r\n\r\n8,,\r\n'.encode())
+    table = read_table(tmp_path / "t.csv")
+    assert list(table.columns) == ["id", "", 'b "q"']
+    assert table.to_numpy().tolist() == [["007", " NA ", "x,\ny"], ["8", "", ""]]

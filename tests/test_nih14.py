@@ -139,3 +139,17 @@ def test_the_real_table():
     assert len(found.labelled.ids) == 3794 and len(found.unlabelled) == 1562 and len(found.labelled.classes) == 14
     assert (counts["Infiltration"], counts["Hernia"], counts["Pleural_Thickening"]) == (891, 31, 171)
     assert len(set(found.labelled.known["patient"].tolist())) == 345
+
+
+def test_blanks_in_cells_change_nothing_and_every_image_stands_in_one_table(nih):
+    clean = read(nih).labelled
+    rows = list(csv.reader((nih / "Data_Entry_2017.csv").read_text().splitlines()))[1:]
+    blank = [
+        [one[0], " " + one[1].replace("|", " | "), one[2], f" {one[3]} ", *one[4:6], one[6] + " ", ""] for one in rows
+    ]
+    write(nih / "Data_Entry_2017.csv", blank)
+    found = read(nih).labelled
+    assert (found.targets == clean.targets).all() and (found.known["patient"] == clean.known["patient"]).all()
+    write(nih / "Data_Entry_more_unlabelled.csv", rows[:2])
+    with pytest.raises(UserError, match="2 ids stand there more than once"):
+        read(nih)

@@ -70,20 +70,24 @@ class Run:
             ) from error
 
 
+NEEDED = ("config", "data", "classes", "counts", "rows", "prior", "state")  # in run.json
+KINDS = {
+    "config": dict, "data": str, "classes": list, "counts": list, "rows": int, "prior": list, "state": str,
+    "timings": dict, "versions": dict, "parameters": dict, "best_epoch": int | None, "predicted": list,
+}  # fmt: skip
+
+
 def read_run(folder: Path) -> dict:
     """`run.json` of a run folder."""
     folder = Path(folder)
     if not (folder / "run.json").is_file():
         raise UserError(f"{shown(folder)} is no run folder: it has no run.json (a run is made by ./run.sh CONFIG)")
     about = read_json(folder / "run.json")
-    missing = [key for key in ("config", "data", "classes", "counts", "rows", "prior", "state") if key not in about]
-    missing = missing or [
-        key for key, kind in (("config", dict), ("data", str), ("classes", list)) if not isinstance(about[key], kind)
-    ]
+    missing = [key for key in NEEDED if key not in about]
+    missing = missing or [key for key, kind in KINDS.items() if key in about and not isinstance(about[key], kind)]
     if missing:
-        raise UserError(
-            f"{shown(folder / 'run.json')} lacks {some(missing)}: delete {shown(folder)} and make the run again"
-        )
+        what = f"{shown(folder / 'run.json')} lacks {some(missing)}, or holds something else there"
+        raise UserError(f"{what}: delete {shown(folder)} and make the run again")
     return about
 
 

@@ -31,7 +31,8 @@ def read_table(path: Path, needed: Sequence[str] = (), what: str = "") -> pd.Dat
             raise UserError(f"{shown(path)} lacks {columns}: {what or f'its columns are {some(header)}'}")
         import pandas as pd  # here, for it takes half a second
 
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
+        how = {"encoding": "utf-8-sig", "compression": "gzip" if path.suffix == ".gz" else None}  # not by pandas' guess
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, **how)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{shown(path)} cannot be read ({getattr(error, 'strerror', None) or error})") from error
     except (ValueError, csv.Error) as error:  # not decodable, or a field that never ends
@@ -61,8 +62,12 @@ def _header(path: Path) -> list[str]:
         twice = sorted({name for name in header if header.count(name) > 1})
         if twice:
             raise UserError(f"{shown(path)} has columns that stand twice: {some(twice)}")
+        if any("\0" in name for name in header):
+            raise UserError(f"{shown(path)} has a NUL byte in its header: remove it")
         number = 0
         for number, row in enumerate(rows, start=1):
+            if any("\0" in cell for cell in row) or "".join(row).isspace():
+                raise UserError(f"{shown(path)}, row {number}: a NUL byte, or nothing but blanks: remove it")
             if len(row) != len(header):
                 raise UserError(f"{shown(path)}, row {number}: {len(row)} cells where the header has {len(header)}")
     if not number:

@@ -133,6 +133,8 @@ def _labelled(path: Path) -> tuple[pd.DataFrame, list[str]]:
     table = read_table(path, ["id"])
     check_ids(_ids(table), path)
     classes = [column for column in table.columns if column != "id"]
+    if "" in (name.strip() for name in classes):
+        raise UserError(f"{shown(path)} has a column without a name: name the class, or remove the column")
     if len(classes) < 2:
         raise UserError(f"{shown(path)} needs a column for every class beside id; it has {some(table.columns)}")
     return table, classes

@@ -2,8 +2,9 @@
 
 import io
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,18 @@ def load(path: Path, device: torch.device, keys: Iterable[str]) -> dict:
         raise UserError(
             f"{shown(path)} cannot be loaded ({type(error).__name__}): delete {shown(path.parent)} and train again"
         ) from error
+
+
+def load_into(parts: Mapping[str, Any], path: Path, device: torch.device, further: Iterable[str] = ()) -> dict:
+    """Load a checkpoint's states into the parts of those names (network, optimizer, …), and return its `further`
+    values. Raises UserError for the checkpoint of another network."""
+    content = load(path, device, [*parts, *further])
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(content[name])
+        return content
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{shown(path)} is of another network: delete {shown(path.parent)} and train again") from error
 
 
 def random_state() -> dict:

@@ -64,10 +64,8 @@ class Learner:
         """Go on from the run's last.pt, when it has one."""
         if not (run / "last.pt").is_file():
             return
-        keys = [*self._parts, "best", "resting", "history", "random"]
-        last = checkpoint.load(run / "last.pt", self.machine.device, keys)
-        for name, part in self._parts.items():
-            part.load_state_dict(last[name])
+        further = ["best", "resting", "history", "random"]
+        last = checkpoint.load_into(self._parts, run / "last.pt", self.machine.device, further)
         self.best, self.resting, self.history = last["best"], last["resting"], last["history"]
         checkpoint.restore_random_state(last["random"])
         print(f"resumed after epoch {len(self.history)}")

@@ -35,20 +35,25 @@ class Nih14(MultiLabel, ByPatient):
     def read(self, source: Source) -> Tables:
         path, config = source.tables[0], self.config
         rows = read_table(path, COLUMNS, WANTED)
-        check_ids(rows["Image Index"].to_numpy(dtype=str), path)
+        every = rows["Image Index"].tolist()
+        check_ids(np.array(every, dtype=str), path)
+        rows = rows.apply(lambda cells: cells.str.strip())
         refuse_empty(rows, COLUMNS, path)
         rows = rows[rows["View Position"].isin(config.projections)]
         if rows.empty:
             raise UserError(f"{shown(path)} has no row with View Position {' or '.join(config.projections)}")
-        found = rows["Finding Labels"].str.get_dummies("|")  # No Finding is a label of its own, which nobody asks for
+        # No Finding is one of its own
+        found = rows["Finding Labels"].str.replace(r"\s*\|\s*", "|", regex=True).str.get_dummies("|")
         check_labels(config.labels, found.columns, path)
         known = {"patient": rows["Patient ID"], **{name: rows[of] for name, of in FURTHER.items() if of in rows}}
         ids = rows["Image Index"].to_numpy(dtype=str)
         if (official := source.folder / "test_list.txt").is_file():
-            known["official"] = np.where(np.isin(ids, official.read_text().split()), "test", "")
+            tested = official.read_text(encoding="utf-8-sig", errors="replace").split()
+            known["official"] = np.where(np.isin(ids, tested), "test", "")
         known = {name: np.array(values, dtype=str) for name, values in known.items()}
-        more = [path for path in sorted(source.folder.glob("Data_Entry_*unlabelled.csv*")) if path.is_file()]
-        unlabelled = [one for path in more for one in read_table(path, COLUMNS[:1], WANTED)["Image Index"]]
+        more = [one for one in sorted(source.folder.glob("Data_Entry_*unlabelled.csv*")) if one.is_file()]
+        unlabelled = [one for file in more for one in read_table(file, COLUMNS[:1], WANTED)["Image Index"]]
+        check_ids(np.array([*every, *unlabelled], dtype=str), source.folder)  # of all tables: each image stands in one
         targets = found[config.labels].to_numpy(np.float32)
         return Tables(Table(ids, list(config.labels), targets, known=known), np.array(unlabelled, dtype=str))
 

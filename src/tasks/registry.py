@@ -46,7 +46,12 @@ def task_of(config: Config) -> Task:
 def problem_of(contents: Sequence[Logits], costs: Sequence[float] | None = None) -> Problem:
     """The kind of problem that anyone's logits files are of: one class an image where `prior` is a distribution over
     the classes, as a softmax assumes; otherwise any number of labels. `costs` are those of the former."""
-    single = all(np.isclose(content.prior.sum(), 1, rtol=0, atol=1e-5) for content in contents)
+    kinds = {bool(np.isclose(content.prior.sum(), 1, rtol=0, atol=1e-5)) for content in contents}
+    if len(kinds) > 1:
+        raise UserError(
+            "some of the logits files have one class an image and some any number of labels: give those of one kind"
+        )
+    single = kinds == {True}
     if costs and not single:
         raise UserError(
             "these logits have any number of labels an image, and are not scored by costs: leave --costs out"
