@@ -352,6 +352,31 @@ FAULTS = {
     "a seed in a row": ({"rows": {"none": {"seed": 1}}}, [], "row 'none' (seed=1): the study names its runs"),
     "a name for all": ({}, ["name=x"], "(name=x): the study names its runs"),
     "an unknown rule": ({}, ["rule=guess"], "rule = 'guess': a competition run decides by one of"),
+    "views that begin with the mirror": (
+        {"rows": {"none": {"views": ["flip"]}}},
+        [],
+        "row 'none': views = ['flip']: the first must be original",
+    ),
+    "more frozen epochs than epochs": (
+        {"rows": {"none": {"frozen_epochs": 9}}},
+        [],
+        "row 'none': frozen_epochs = 9 is more than epochs = 2",
+    ),
+    "two corrections": (
+        {"rows": {"none": {"imbalance": "sampler:0.5+loss_weights:0.5"}}},
+        [],
+        "row 'none' (imbalance=sampler:0.5+loss_weights:0.5): imbalance = ",
+    ),
+    "a mirrored study": (
+        {"config": "padchest", "base": BASE | {"crop": "none"}, "rows": {"none": {"flip": 0.5}}, "metrics": ["auc"]},
+        [],
+        "row 'none': flip = 0.5: left and right are findings",
+    ),
+    "a network that nobody knows": (
+        {"rows": {"none": {"model": "convnext_tinyy"}}},
+        [],
+        "row 'none': model = 'convnext_tinyy' is no timm model",
+    ),
     "an unknown metric": ({"metrics": ["auc"]}, [], "metrics names auc, which is no figure of a competition run"),
     "an unknown configuration": ({"config": "modelZ"}, [], "row 'none': there is no configuration"),
     "rows of two tasks": (

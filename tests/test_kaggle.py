@@ -315,6 +315,12 @@ def test_what_is_asked_wrongly(service, home, call):
         (["push", "modelZ"], "there is no configuration"),
         (["push", "demo"], "the key task is missing"),
         (["push", "modelB", "epohcs=1"], "unknown key epohcs"),
+        (["push", "modelB", "frozen_epochs=99"], "frozen_epochs = 99 is more than epochs = 12"),
+        (["push", "modelB", "views=[flip]"], "views = ['flip']: the first must be original"),
+        (
+            ["push", "modelB", "split=folds.csv"],
+            "split = folds.csv: a file of this machine does not travel with a push",
+        ),
         (["push", "modelB", "--hours", "30"], "hours"),
         (["push", "modelB", "hours=0"], "give --hours H"),
         (["push", "modelB", "weights=my.pth"], "--weights OWNER/DATASET"),
