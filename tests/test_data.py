@@ -73,6 +73,18 @@ def test_a_second_call_decodes_nothing(folder, monkeypatch, capsys):
     assert "reused" in capsys.readouterr().out
 
 
+def test_packed_pixels_that_changed_on_the_disk_are_decoded_again(folder, capsys):
+    pack, _ = images_pack.pack(folder, names(folder), 24)
+    whole = np.load(pack.array)
+    broken = np.lib.format.open_memmap(pack.array, mode="r+")
+    broken[[2, 7], 5] ^= 255
+    broken.flush()
+    images_pack.pack(folder, names(folder), 24)
+    said = capsys.readouterr()
+    assert "2 packed images are damaged on the disk and decoded again" in said.err and "2 of 10 decoded" in said.out
+    assert (np.load(pack.array) == whole).all()
+
+
 def test_packing_goes_on_where_it_stopped(folder, monkeypatch):
     """A Ctrl-C in the middle keeps what was done; the next call decodes the rest, and the result is the same."""
     whole = np.load(images_pack.pack(folder, names(folder), 24)[0].array)

@@ -22,7 +22,7 @@ import main
 import train
 from answers import single_label
 from conftest import ROOT, TINY
-from core import logits_file, submission
+from core import files, logits_file, submission
 from images import labels
 from net import fit
 from tasks.single_label import SingleLabel
@@ -145,6 +145,30 @@ def test_same_seed_same_bytes_other_seed_other_logits(done, made, home, call):
     one, two, three = (outputs(home, name) for name in ("done", "again", "other"))
     assert one == two
     assert one["val_logits.npz"] != three["val_logits.npz"] and one["test_logits.npz"] != three["test_logits.npz"]
+
+
+def test_flipped_bytes_in_a_checkpoint_are_noticed(done, made, home, call):
+    """torch itself reads them without a word."""
+    for name, script in (("best.pt", "predict"), ("last.pt", "main")):
+        path = home / "runs/done" / name
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 255
+        path.write_bytes(content)
+        if script == "main":
+            files.write_json(
+                home / "runs/done/run.json", files.read_json(home / "runs/done/run.json") | {"state": "training"}
+            )
+        asked = [home / "runs/done"] if script == "predict" else ["modelB", "--data", made, *TINY, "name=done"]
+        said = call(script, *asked)
+        assert said.code == 2 and f"{name} cannot be loaded (BadZipFile)" in said.err, said.err
+
+
+def test_the_row_of_an_epoch_whose_log_was_cut_is_written_on_resuming(done, made, home, call, monkeypatch):
+    whole = (home / "runs/done/log.csv").read_text().splitlines()
+    (home / "runs/done/log.csv").write_text("\n".join(whole[:-1]) + "\n")
+    files.write_json(home / "runs/done/run.json", files.read_json(home / "runs/done/run.json") | {"state": "training"})
+    assert call("main", "modelB", "--data", made, *TINY, "name=done").code == 0
+    assert (home / "runs/done/log.csv").read_text().splitlines() == whole
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(done, made, home, call):

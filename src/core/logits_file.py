@@ -41,6 +41,10 @@ class Logits:
 
 
 def write_logits(path: Path, content: Logits) -> None:
+    """Raises UserError for logits that no network in order says."""
+    if not np.isfinite(content.logits).all():
+        what = f"the logits for {shown(path)} are not all numbers, so the network is damaged"
+        raise UserError(f"{what}: delete {shown(path.parent)} and train again")
     buffer = io.BytesIO()
     np.savez(buffer, **{field.name: getattr(content, field.name) for field in fields(Logits)})
     write_bytes(path, buffer.getvalue())

@@ -2,6 +2,7 @@
 
 import io
 import random
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ def save(path: Path, content: dict) -> None:
 def load(path: Path, device: torch.device, keys: Iterable[str]) -> dict:
     """A checkpoint that has all of `keys`. Raises UserError for a missing, damaged or foreign one."""
     try:
+        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
+            if archive.testzip():
+                raise zipfile.BadZipFile("a checksum is wrong")
         content = torch.load(path, map_location=device, weights_only=True)
         return {key: content[key] for key in keys}
     except Exception as error:  # zip, pickle, decoding and type errors: each means that the file is damaged

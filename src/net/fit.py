@@ -68,6 +68,7 @@ class Learner:
         last = checkpoint.load_into(self._parts, run / "last.pt", self.machine.device, further)
         self.best, self.resting, self.history = last["best"], last["resting"], last["history"]
         checkpoint.restore_random_state(last["random"])
+        write_rows(run / "log.csv", self.history)  # killed before it was written, the last epoch's row was not there
         print(f"resumed after epoch {len(self.history)}")
 
     def judge(self, value: float, frozen: bool) -> bool:
