@@ -30,6 +30,7 @@ from urllib.parse import quote, unquote, urlsplit
 USERNAME = "tester"
 KEY = "a-secret-that-must-never-be-seen"
 MAX_SOURCE_BYTES = 1_000_000
+# the calls that are answered: each is a method of Double with its name on the wire
 SERVICES = {
     "security.OAuthService": "IntrospectToken",
     "competitions.CompetitionApiService": (
@@ -40,7 +41,7 @@ SERVICES = {
     ),
     "datasets.DatasetApiService": "GetDatasetStatus CreateDataset",
     "blobs.BlobApiService": "StartBlobUpload",
-}  # the calls that are answered: each is a method of Double with its name on the wire
+}
 NEEDS_RULES = {"DownloadDataFiles", "StartSubmissionUpload", "CreateSubmission"}
 DEAD_PROXY = "http://127.0.0.1:9"
 ERROR_PAGE = b"<!DOCTYPE html><html><head><title>Kaggle</title></head><body>Something went wrong</body></html>\n"

@@ -132,9 +132,8 @@ def test_a_handful_of_rows_or_none_is_enough_to_stay_sane():
             and (fitted.slopes > 0.05).all()
             and (fitted.slopes < 20).all()
         )
-    none = replace(
-        val.take(np.arange(5)), counts=np.where(np.arange(20) == 0, 0, val.counts)
-    )  # rows of the untrained class 0 only
+    # rows of the untrained class 0 only
+    none = replace(val.take(np.arange(5)), counts=np.where(np.arange(20) == 0, 0, val.counts))
     assert (posterior.fit_posterior(none)[0].slopes == 1).all()
 
 

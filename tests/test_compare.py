@@ -83,9 +83,8 @@ def test_the_thesis_comparisons_come_out_of_its_means(table, name, a, b, t, crit
     found, key = stats.welch(*a, 3, *b, 3), (table, name)
     theirs = ttest_ind_from_stats(*a, 3, *b, 3, equal_var=False)
     assert (found.t, found.p) == (pytest.approx(theirs.statistic, rel=1e-10), pytest.approx(theirs.pvalue, rel=1e-10))
-    assert found.df == pytest.approx(
-        2 * (a[1] ** 2 + b[1] ** 2) ** 2 / (a[1] ** 4 + b[1] ** 4)
-    )  # the thesis' equation 21
+    # the thesis' equation 21
+    assert found.df == pytest.approx(2 * (a[1] ** 2 + b[1] ** 2) ** 2 / (a[1] ** 4 + b[1] ** 4))
     assert as_printed(abs(found.t), t) == t
     for ours, printed, other in ((found.critical, critical, OTHER_CRITICAL.get(key)), (found.p, p, OTHER_P.get(key))):
         assert as_printed(ours, other or printed) == (other or printed)
@@ -122,13 +121,11 @@ def test_welch_with_unequal_numbers_and_at_its_limits():
         assert found[::3] == pytest.approx((theirs.statistic, theirs.pvalue))
     found = stats.welch(1.0, 0.5, 12, 1.6, 0.2, 4)
     assert found == pytest.approx(stats.welch(1e-300, 0.5e-300, 12, 1.6e-300, 0.2e-300, 4))  # nothing underflows
-    assert stats.welch(1, 0.5, 4, 0, 0, 3).df == pytest.approx(
-        3
-    )  # one side without spread: the other's degrees of freedom
+    # one side without spread: the other's degrees of freedom
+    assert stats.welch(1, 0.5, 4, 0, 0, 3).df == pytest.approx(3)
     assert stats.welch(1, 1, 9, 1, 1, 9)[::3] == (0, 1)
-    assert stats.welch(1, 1, 3, 3, 1, 3, alpha=0.01).critical == pytest.approx(
-        4.604, abs=1e-3
-    )  # Student's table, 4 degrees of freedom
+    # Student's table, 4 degrees of freedom
+    assert stats.welch(1, 1, 3, 3, 1, 3, alpha=0.01).critical == pytest.approx(4.604, abs=1e-3)
     for untestable in (
         (1, 0, 3, 2, 0, 3),
         (1, math.nan, 1, 2, 0.1, 3),
@@ -139,9 +136,8 @@ def test_welch_with_unequal_numbers_and_at_its_limits():
 
 
 def test_holm_by_hand():
-    assert stats.holm([0.01, 0.04, 0.03, 0.005]).tolist() == pytest.approx(
-        [0.03, 0.06, 0.06, 0.02]
-    )  # 3·0.01, ·, 2·0.03, 4·0.005; 0.04 is not below 0.06
+    # 3·0.01, ·, 2·0.03, 4·0.005; 0.04 is not below 0.06
+    assert stats.holm([0.01, 0.04, 0.03, 0.005]).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert stats.holm([0.4, math.nan, 0.6]).tolist() == pytest.approx([0.8, math.nan, 0.8], nan_ok=True)
     assert (
         stats.holm([0.9, 0.8]).tolist() == [1, 1] and len(stats.holm([])) == 0 and stats.holm([0.2]).tolist() == [0.2]
@@ -407,9 +403,8 @@ def test_groups_are_paired_in_their_order_when_asked(chests, call, tmp_path):
     assert found["pairs"] == pytest.approx([one["auc"] for one in single]) and found["difference"][
         "auc"
     ] == pytest.approx(np.mean(found["pairs"]))
-    assert np.ptp(found["difference"]["interval"]) < np.mean(
-        [np.ptp(one["interval"]) for one in single]
-    )  # three networks' own noise averages
+    # three networks' own noise averages
+    assert np.ptp(found["difference"]["interval"]) < np.mean([np.ptp(one["interval"]) for one in single])
     assert "the mean of 3 pairs" in said.out
 
 

@@ -214,9 +214,8 @@ def test_an_image_that_is_drawn_twice_looks_different(folder):
         [images[loader.Draw(1, position, 3)][0] for position in range(40)],
     )
     assert len({image.numpy().tobytes() for image in first}) > 20
-    assert (
-        sum(torch.equal(a, b) for a, b in zip(first, second)) < 20
-    )  # the same place in another epoch; some stay untouched
+    # the same place in another epoch; some stay untouched
+    assert sum(torch.equal(a, b) for a, b in zip(first, second)) < 20
 
 
 def test_sampler_follows_the_weights():

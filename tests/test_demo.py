@@ -213,9 +213,8 @@ def test_padchest_patients(plan):
         assert len({(row["PatientBirth"], row["PatientSex_DICOM"]) for row, _ in images}) == 1
         assert len({(row["StudyID"], row["StudyDate_DICOM"]) for row, _ in images}) == len(images)
     assert {row["PatientSex_DICOM"] for row in rows} == {"M", "F", ""}
-    assert all(
-        name.isdecimal() and len(name) > 19 for name in patients
-    )  # beyond int64, so a reader must take it as text
+    # beyond int64, so a reader must take it as text
+    assert all(name.isdecimal() and len(name) > 19 for name in patients)
     visible = set(THESIS) - {"unchanged"}
     pairs = [
         (before & visible, after & visible)

@@ -102,9 +102,8 @@ def test_the_thesis_tables_share_their_runs():
     for number in range(1, 9):
         path, study = studies.read(f"padchest-table{number}")
         runs[number] = {f"{cell.row}": cell.run("data") for cell in studies.cells(study, path) if cell.config.seed == 0}
-    assert (
-        sum(map(len, runs.values())) == 30 and len({run for rows in runs.values() for run in rows.values()}) == 23
-    )  # 90 and 69 with three seeds
+    # 90 and 69 with three seeds
+    assert sum(map(len, runs.values())) == 30 and len({run for rows in runs.values() for run in rows.values()}) == 23
     assert runs[1]["EfficientNetB0"] == runs[2]["90 %"] == runs[3]["Pretrained"] == runs[4]["512/.20"]
     assert runs[4]["256/.30→128/.30"] == runs[5]["Weighted BCE"] == runs[6]["Without"]
     assert runs[6]["With"] == runs[7]["Basic"] and runs[7]["CutMix"] == runs[8]["EfficientNetB0"]

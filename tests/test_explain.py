@@ -225,17 +225,8 @@ def test_findings_are_chosen_as_in_the_thesis():
         [0, 0, np.nan],
         [1, 0, np.nan],
     ]
-    logits = [
-        [3, 0, 0],
-        [5, 9, 9],
-        [2, 0, 0],
-        [0, 4, 0],
-        [0, 3, 0],
-        [9, 9, 9],
-        [9, 9, 9],
-        [9, 9, 9],
-        [9, 9, 9],
-    ]  # sigmoid(2) is 0.88
+    # sigmoid(2) is 0.88
+    logits = [[3, 0, 0], [5, 9, 9], [2, 0, 0], [0, 4, 0], [0, 3, 0], [9, 9, 9], [9, 9, 9], [9, 9, 9], [9, 9, 9]]
     content = logits_file(logits, targets)
     rows, why, p = of_findings(content)
     assert (

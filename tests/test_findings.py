@@ -123,9 +123,8 @@ def test_patients_are_drawn_whole_and_with_replacement():
         and (weights[:, 1] == weights[:, 4]).all()
     )
     assert (weights[:, [0, 1, 3]].sum(axis=1) == 3).all()  # as many patients as there are
-    assert np.bincount(weights[:, 3]) / 4000 == pytest.approx(
-        [8 / 27, 12 / 27, 6 / 27, 1 / 27], abs=0.03
-    )  # binomial(3, 1/3)
+    # binomial(3, 1/3)
+    assert np.bincount(weights[:, 3]) / 4000 == pytest.approx([8 / 27, 12 / 27, 6 / 27, 1 / 27], abs=0.03)
     assert (stats.cluster_weights(groups, 5) == stats.cluster_weights(groups, 5)).all() and (
         stats.cluster_weights(groups, 50, seed=1) != weights[:50]
     ).any()
@@ -138,9 +137,8 @@ def test_with_one_image_a_patient_it_is_the_bootstrap_of_rows():
     ours = stats.ranking(truth, scores, among, stats.cluster_weights(np.arange(120).astype(str), draws=2000))[0]
     above = (scores[:, None] > scores) * 1.0
     rows = [rng.integers(0, 120, 120) for _ in range(2000)]
-    theirs = np.array(
-        [above[np.ix_(some[some < 40], some[some >= 40])].mean() for some in rows]
-    )  # the first 40 are the positives
+    # the first 40 are the positives
+    theirs = np.array([above[np.ix_(some[some < 40], some[some >= 40])].mean() for some in rows])
     assert ours.std() == pytest.approx(theirs.std(), rel=0.1) and ours.mean() == pytest.approx(theirs.mean(), abs=0.005)
     assert stats.interval(ours) == pytest.approx(stats.interval(theirs), abs=0.015)
 
@@ -214,9 +212,8 @@ def test_oversampling_alone_is_undone_without_a_fit_and_a_given_temperature_is_k
     halved = multi_label.calibrate([test], temperature=2)
     assert halved["networks"][0]["rules"]["calibrated"]["slopes"] == [0.5, 0.5, 0.5]
     p = multi_label.probabilities([test], halved, "calibrated")
-    assert np.allclose(
-        logit(p), test.logits[0] / 2 - logit(0.4) + logit(NATURAL), atol=1e-4
-    )  # the prevalence's shift is undone in full
+    # the prevalence's shift is undone in full
+    assert np.allclose(logit(p), test.logits[0] / 2 - logit(0.4) + logit(NATURAL), atol=1e-4)
 
 
 def test_views_are_averaged_after_activation_and_then_networks():
@@ -297,9 +294,8 @@ def test_thresholds_hold_95_percent_and_are_the_last_that_do(steps):
     for rows in (20, 40, 137, 400):  # 20 and 40: exactly 95 % is enough
         truth = rng.permutation(np.arange(2 * rows) < rows)
         p = np.round((rng.random(2 * rows) + 0.3 * truth) / 1.3 * steps) / steps
-        sens95, spec95 = multi_label._operating_points(
-            np.append(np.float32(truth), np.nan), np.append(p, 0.5)
-        )  # the unknown row changes nothing
+        # the unknown row changes nothing
+        sens95, spec95 = multi_label._operating_points(np.append(np.float32(truth), np.nan), np.append(p, 0.5))
         assert (p[truth] >= sens95).mean() >= 0.95 > max((p[truth] >= tau).mean() for tau in [*p[p > sens95], 2])
         assert (p[~truth] < spec95).mean() >= 0.95 > max((p[~truth] < tau).mean() for tau in [*p[p < spec95], -1])
 
@@ -496,14 +492,8 @@ def test_subgroups():
     calibration = multi_label.calibrate([test])
     groups = multi_label_report.report(Evidence(test, None, calibration, "sigmoid"), rows)["validation"]["subgroups"]
     names = [(one["by"], one["group"]) for one in groups]
-    assert names == [
-        ("sex", "F"),
-        ("sex", "M"),
-        ("age", "<40"),
-        ("age", "40–59"),
-        ("age", "60–79"),
-        ("age", "≥80"),
-    ]  # one projection; 15 images by RNN_model
+    # one projection; 15 images by RNN_model
+    assert names == [("sex", "F"), ("sex", "M"), ("age", "<40"), ("age", "40–59"), ("age", "60–79"), ("age", "≥80")]
     women = np.array([rows[name]["sex"] == "F" for name in test.ids])
     labels = [c for c in range(3) if 0 < test.targets[women, c].sum() < women.sum()]
     assert groups[0]["images"] == 195 and groups[0]["patients"] == 195 and groups[0]["labels"] == len(labels)

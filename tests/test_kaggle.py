@@ -90,9 +90,8 @@ def test_the_whole_way(service, home, call):
         and len(left) < 20
         and not any(name.startswith(("kit", "cache")) for name in left)
     )
-    assert not any(
-        path.is_file() for path in (service.folder / "home").rglob("*")
-    )  # it wrote to /kaggle/working and nowhere else
+    # it wrote to /kaggle/working and nowhere else
+    assert not any(path.is_file() for path in (service.folder / "home").rglob("*"))
     assert [path.name for path in (service.kaggle / "src").iterdir()] == ["script.py"]
     kaggle("submit", output / "submission.csv", "-m", "first try", "--force")
     assert (
@@ -101,9 +100,8 @@ def test_the_whole_way(service, home, call):
         and "first try" in kaggle("submissions")
     )
 
-    assert (
-        call("main", "modelB", *TINY, "epochs=1", "frozen_epochs=0", "name=local").code == 0
-    )  # finds the downloaded data by itself
+    # finds the downloaded data by itself
+    assert call("main", "modelB", *TINY, "epochs=1", "frozen_epochs=0", "name=local").code == 0
     local = (home / "submissions/local.csv").read_bytes()
     assert [content for content, _ in service.submissions] == [local] == [(output / "submission.csv").read_bytes()]
     assert (
@@ -150,10 +148,8 @@ def test_a_cut_session_is_resumed_by_a_second_push(service, home, call):
     assert not service.pushes[1].get("enableInternet", False)
     ended(call, service)
     resumed = re.search(r"resumed after epoch (\d+)", (service.folder / "kaggle.log").read_text())
-    assert int(resumed[1]) in (
-        done,
-        done + 1,
-    )  # last.pt is written before log.csv, and the session may be cut in between
+    # last.pt is written before log.csv, and the session may be cut in between
+    assert int(resumed[1]) in (done, done + 1)
     said = call("fetch", "modelB")
     assert said.code == 0 and "training stopped for time" in said.out, said.err
     assert json.loads((home / "fetched/modelB-v2/manifest.json").read_text())["state"] == "paused"

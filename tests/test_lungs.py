@@ -355,9 +355,8 @@ def test_a_download_lands_in_torchxrayvisions_cache(tmp_path, xrv, monkeypatch):
 
 
 def test_damaged_and_foreign_weights_are_named(tmp_path, xrv, offline, monkeypatch, capsys):
-    monkeypatch.setattr(
-        xrv.baseline_models.chestx_det, "pspnet", lambda targets: torch.nn.Linear(3, targets)
-    )  # made in no time, loaded alike
+    # made in no time, loaded alike
+    monkeypatch.setattr(xrv.baseline_models.chestx_det, "pspnet", lambda targets: torch.nn.Linear(3, targets))
     mine, cache = tmp_path / "weights", tmp_path / "user" / ".torchxrayvision" / "models_data"
     mine.mkdir()
     cache.mkdir(parents=True)
@@ -402,18 +401,16 @@ def seeing(network: torch.nn.Module) -> torch.nn.Module:
 def test_the_network_crops_to_the_lungs_it_sees(tmp_path, xrv, shallow, offline, monkeypatch, capsys):
     torch.manual_seed(0)
     state = seeing(shallow(14)).state_dict()
-    torch.save(
-        {f"module.{key}": value for key, value in state.items()}, tmp_path / lungs.FILE
-    )  # as nn.DataParallel saves
+    # as nn.DataParallel saves
+    torch.save({f"module.{key}": value for key, value in state.items()}, tmp_path / lungs.FILE)
     cropper = lungs.build("lungs", "", tmp_path, CPU)
     cropper.ready()
     (tmp_path / lungs.FILE).unlink()  # 120 MB, which pytest would keep
     seen = []
     cropper.network.register_forward_hook(lambda _, given, answer: seen.append((given[0], answer)))
 
-    image = np.full(
-        (600, 720), 124, np.uint8
-    )  # mid-grey, with no pixel so bright that torchxrayvision would not warn of it
+    # mid-grey, with no pixel so bright that torchxrayvision would not warn of it
+    image = np.full((600, 720), 124, np.uint8)
     image[120:480, 150:300] = 158
     image[120:480, 420:570] = 5
     cropped = cropper(image, "any.png")

@@ -43,9 +43,8 @@ def test_cutmix_gives_every_image_its_share_of_the_pixels():
 
 
 def test_cutmix_pastes_one_box_from_the_same_place():
-    images = noise(1, 32) + 40 * torch.arange(6, dtype=torch.uint8).view(
-        6, 1, 1, 1
-    )  # different from each other in every pixel
+    # different from each other in every pixel
+    images = noise(1, 32) + 40 * torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1)
     pasted = 0
     for key in KEYS[:60]:
         mixed, shares = mix(images, torch.eye(6), "cutmix", 1.0, 1.0, key)

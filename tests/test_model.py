@@ -132,9 +132,8 @@ def test_networks_from_scratch_have_the_thesis_size(blocks, parameters):
     net.body.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     white = torch.full((2, 1, 64, 64), 255, dtype=torch.uint8)
     assert net.eval()(white).shape == (2, 10) and seen[0].shape == (2, 1, 64, 64) and (seen[0] == 1).all()
-    assert (
-        net.share(thesis("unfrozen=0")) == 1 and net.groups(thesis("lr=3e-3"))[0]["lr"] == 3e-3
-    )  # a random body is trained whole, at the head's rate
+    # a random body is trained whole, at the head's rate
+    assert net.share(thesis("unfrozen=0")) == 1 and net.groups(thesis("lr=3e-3"))[0]["lr"] == 3e-3
 
 
 @pytest.mark.parametrize(
@@ -146,9 +145,8 @@ def test_transfer_networks_have_the_size_of_their_heads(name, millions):
     classes."""
     given = thesis(f"model={name}", "head=512/0.20")
     said = model.build(given, 10, "none").parameters_said(given)
-    assert (
-        said["total"] / 1e6 == pytest.approx(millions, abs=0.006) and said["trainable"] == said["total"]
-    )  # random: trained whole
+    # random: trained whole
+    assert said["total"] / 1e6 == pytest.approx(millions, abs=0.006) and said["trainable"] == said["total"]
 
 
 def test_the_head_is_what_is_spelled():

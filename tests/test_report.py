@@ -367,11 +367,8 @@ def test_many_labels_go_to_several_pictures(made_runs):
         len(first.figure.axes),
         len(second.figure.axes),
     ) == (20, 4)
-    assert [line.get_label() for line in second.figure.axes[0].lines] == [
-        "chance",
-        "ROC",
-        "sens95",
-    ]  # a threshold that validation could not set is not marked
+    # a threshold that validation could not set is not marked
+    assert [line.get_label() for line in second.figure.axes[0].lines] == ["chance", "ROC", "sens95"]
 
 
 def test_wilson_and_bins():
@@ -385,9 +382,8 @@ def test_wilson_and_bins():
     images, mean, hits = plots.equal_mass(p, rng.random(1000) < p)
     assert images.tolist() == [100] * 10 and (np.diff(mean) > 0).all() and np.abs(hits / 100 - mean).max() < 0.15
     images, mean, hits = plots.equal_mass(np.array([0.2] * 90 + [0.7] * 10), np.arange(100) >= 85)
-    assert (
-        images.sum() == 100 and hits.sum() == 15 and mean.tolist() == pytest.approx([0.2, 0.7])
-    )  # equal probabilities stay together
+    # equal probabilities stay together
+    assert images.sum() == 100 and hits.sum() == 15 and mean.tolist() == pytest.approx([0.2, 0.7])
     assert plots.equal_mass(np.array([0.5]), np.array([True]))[0].tolist() == [1]
 
 
@@ -438,9 +434,8 @@ def test_a_given_temperature_and_a_near_constant_answer(made_runs):
         and 1.25 in axis.lines[0].get_xdata()
         and len(axis.lines[0].get_xdata()) == 27
     )
-    assert (
-        set(axis.lines[-1].get_ydata()) == {0.0} and axis.get_ylim()[0] < 0
-    )  # the constant answer is within reach: a line of its own
+    # the constant answer is within reach: a line of its own
+    assert set(axis.lines[-1].get_ydata()) == {0.0} and axis.get_ylim()[0] < 0
 
 
 def test_training_curves_mark_the_best_epoch_and_the_frozen_ones(made_runs, pictures):

@@ -27,9 +27,8 @@ def test_bayes_stays_near_the_knowable_best_and_no_public_rule_is_ahead():
         best = result["scores"]["knowable"]["mean"]
         assert all(result["scores"][rule]["mean"] <= best + 1e-9 for rule in rules.RULES), result["world"]
         assert result["scores"]["bayes"]["mean"] > result["scores"]["argmax"]["mean"] + 0.02
-    assert (
-        max(result["regret_one_temperature"]["mean"] for result in results) > 0.05
-    )  # why there is more than one temperature
+    # why there is more than one temperature
+    assert max(result["regret_one_temperature"]["mean"] for result in results) > 0.05
 
 
 def test_expected_scores_are_what_natural_rows_earn():
@@ -41,9 +40,8 @@ def test_expected_scores_are_what_natural_rows_earn():
     p, chosen = sample.exact[natural], answers[natural]
     truth_score = -5 + np.mean([(7 * p[chosen == c, c] - 1).sum() / (rows * worlds.NATURAL[c]) for c in range(20)])
     assert worlds.expected_score(answers, sample) == pytest.approx(truth_score, abs=0.05)
-    assert worlds.expected_score(np.full(2 * rows, 19), sample) == pytest.approx(
-        -4.724889, abs=0.005
-    )  # always No Finding
+    # always No Finding
+    assert worlds.expected_score(np.full(2 * rows, 19), sample) == pytest.approx(-4.724889, abs=0.005)
     assert sample.weight.mean() == pytest.approx(1, abs=0.01)
 
 

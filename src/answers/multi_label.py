@@ -15,9 +15,8 @@ from core.logits_file import Logits, different_images, same_classes, same_images
 
 RULES = ("sigmoid", "calibrated")
 HELD = 0.95  # the sensitivity, and the specificity, that a threshold holds on validation
-WIDTHS = np.array(
-    [1.0, 2.0]
-)  # standard deviations of the priors of log-slope and offset: weak, and enough for a label with two positives
+# standard deviations of the priors of log-slope and offset: weak, and enough for a label with two positives
+WIDTHS = np.array([1.0, 2.0])
 REACH = 10.0, 100.0  # the fit looks no further in log-slope and offset
 TINY = 1e-9  # a prevalence is kept so far from 0 and 1, for its logit
 
@@ -140,9 +139,8 @@ def _operating_points(targets: np.ndarray, p: np.ndarray) -> tuple[float | None,
     if known.any():
         with warnings.catch_warnings():  # of labels without positives or negatives, which have half of a curve
             warnings.simplefilter("ignore")
-            false, true, at = roc_curve(
-                targets[known], p[known], pos_label=1, drop_intermediate=False
-            )  # thresholds from infinity down
+            # thresholds from infinity down
+            false, true, at = roc_curve(targets[known], p[known], pos_label=1, drop_intermediate=False)
         if (targets == 1).any():
             sens95 = float(at[np.argmax(true >= HELD)])
         if (targets == 0).any():
@@ -220,9 +218,8 @@ def thresholds(calibration: dict, rule: str) -> dict[str, np.ndarray]:
     """The rule's thresholds of validation, `sens95` and `spec95`: float [C] each, NaN where there is none."""
     _check_rule(rule)
     try:
-        found = {
-            name: np.array(calibration["thresholds"][rule][name], float) for name in ("sens95", "spec95")
-        }  # None becomes NaN
+        # None becomes NaN
+        found = {name: np.array(calibration["thresholds"][rule][name], float) for name in ("sens95", "spec95")}
         if any(values.shape != (len(calibration["classes"]),) or np.isinf(values).any() for values in found.values()):
             raise ValueError("one a label")
         return found

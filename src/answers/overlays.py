@@ -23,21 +23,15 @@ OPACITY = 0.65  # of the largest value; 0 is transparent
 POINTS = 7.0  # of the text
 
 
-LINE, LETTER, DIGIT = (
-    1.25 * POINTS / 72,
-    0.53 * POINTS / 72,
-    0.64 * POINTS / 72,
-)  # inches: height of a line, mean width of a letter, width of a digit
+# inches: height of a line, mean width of a letter, width of a digit
+LINE, LETTER, DIGIT = (1.25 * POINTS / 72, 0.53 * POINTS / 72, 0.64 * POINTS / 72)
 
 
 DPI = 300
 
 
-COLUMN, PAGE, BAR = (
-    8.5 / 2.54,
-    17.4 / 2.54,
-    0.42,
-)  # inches: the width of a printed column, of a page, and of a colour bar with its text
+# inches: the width of a printed column, of a page, and of a colour bar with its text
+COLUMN, PAGE, BAR = (8.5 / 2.54, 17.4 / 2.54, 0.42)
 
 
 class Tile(NamedTuple):

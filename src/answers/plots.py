@@ -347,13 +347,11 @@ def precision_recall(material: Material) -> Iterator[Picture]:
     ]
     figure, axes = _panels(titles, 2, COLUMN, "recall (sensitivity)", "precision", sharex=True, sharey=True)
     for axis, label in zip(axes, labels, strict=True):
-        precision, recall, _ = precision_recall_curve(
-            label.truth, label.chosen
-        )  # recall falls; the last point is no threshold's
+        # recall falls; the last point is no threshold's
+        precision, recall, _ = precision_recall_curve(label.truth, label.chosen)
         recall, precision = [*recall[:-1], 0], [*precision[:-1], precision[-2]]
-        axis.plot(
-            recall, precision, color="black", drawstyle="steps-post", label="PR"
-        )  # the area below is the average precision
+        # the area below is the average precision
+        axis.plot(recall, precision, color="black", drawstyle="steps-post", label="PR")
         axis.axhline(label.truth.mean(), color=VERMILLION, linewidth=0.8, linestyle="--", label="prevalence")
         _unit_square(axis)
     yield Picture(

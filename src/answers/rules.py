@@ -167,9 +167,8 @@ def _fit_bias(val: Logits, costs: Costs) -> dict:
     fixed list that gives the best score with the others as they are."""
     logits = np.log(_plain(val) + TINY)
     rows, classes = np.arange(len(logits)), len(val.classes)
-    worth = np.stack(
-        [*map(_pricing(val, costs), np.repeat(np.arange(classes)[:, None], len(rows), axis=1))]
-    )  # [C, N] of answering c
+    # [C, N] of answering c
+    worth = np.stack([*map(_pricing(val, costs), np.repeat(np.arange(classes)[:, None], len(rows), axis=1))])
     bias, total = np.zeros(classes), logits.copy()
     answers, top = logits.argmax(axis=1), logits.max(axis=1)
     for c in [*range(classes)] * 3:

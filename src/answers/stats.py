@@ -63,9 +63,8 @@ def ranking(
     sums = csr_array((np.ones(len(order)), (part, order)), shape=(3 * runs + 1, len(among))) @ np.ascontiguousarray(
         weights.T, dtype=float
     )
-    positives, tied, between = np.split(
-        np.ascontiguousarray(sums.T), [runs, 2 * runs], axis=1
-    )  # between: negatives above each run, and below the last
+    # between: negatives above each run, and below the last
+    positives, tied, between = np.split(np.ascontiguousarray(sums.T), [runs, 2 * runs], axis=1)
 
     hits, above = positives.cumsum(axis=1), (between[:, :-1] + tied).cumsum(axis=1)  # of the run and all above
     negatives = above[:, -1:] + between[:, -1:] if runs else between

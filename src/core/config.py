@@ -38,17 +38,15 @@ class Config(BaseModel):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
     task: str
-    slug: Annotated[
-        str, Field(pattern=r"^[a-z0-9-]+$")
-    ]  # of the Kaggle competition or data set: its data lie in data/<slug>
+    # of the Kaggle competition or data set: its data lie in data/<slug>
+    slug: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
 
     model: str  # any timm name, or cnn1 … cnn7 from scratch
     weights: str  # imagenet | none | FILE
     size: Annotated[int, Field(ge=32, le=1024)]  # pixels, width and height
     dropout: Annotated[float, Field(ge=0, lt=1)]  # of the pooled features
-    head: Annotated[str, Field(pattern=HEAD)] = (
-        "none"  # hidden layers between features and classes: units/dropout, as 256/0.30->128/0.30
-    )
+    # hidden layers between features and classes: units/dropout, as 256/0.30->128/0.30
+    head: Annotated[str, Field(pattern=HEAD)] = "none"
 
     epochs: Annotated[int, Field(ge=1)]  # at most, frozen ones included
     frozen_epochs: Count
@@ -95,9 +93,8 @@ class Config(BaseModel):
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     deterministic: bool = True
-    hours: Annotated[float, Field(ge=0, le=24)] = (
-        0  # stop training in time for everything else to end within these hours, 0 = never
-    )
+    # stop training in time for everything else to end within these hours, 0 = never
+    hours: Annotated[float, Field(ge=0, le=24)] = 0
     workers: Literal["auto"] | Count = "auto"  # of the data loader; results do not depend on it
     probe: bool = later(False)  # make the logistic regression on frozen features first, and say what the run gains
 

@@ -62,9 +62,8 @@ def lung_box(mask: np.ndarray) -> Box | None:
     What the thesis leaves open: the square is centred on the bounding box, and moved back where it leaves the frame;
     one larger than the frame is the frame.
     """
-    rows, columns = (
-        (2 * np.arange(SIDE) + 1) * size // (2 * SIDE) for size in mask.shape
-    )  # nearest neighbour, by pixel centres
+    # nearest neighbour, by pixel centres
+    rows, columns = ((2 * np.arange(SIDE) + 1) * size // (2 * SIDE) for size in mask.shape)
     frame = mask[np.ix_(rows, columns)]
     if not frame.any():
         return None
@@ -192,9 +191,8 @@ class Lungs(Cropper):
                 self.folder,
             ) from error
         xrv.utils.warning_log["norm_check"] = True  # it takes a dark first image for a badly normalised one
-        warnings.filterwarnings(
-            "ignore", message="`nn.functional.upsample` is deprecated"
-        )  # by it, on every first call
+        # by it, on every first call
+        warnings.filterwarnings("ignore", message="`nn.functional.upsample` is deprecated")
         self.network = network.eval().to(self.device)
         self.targets = [network.targets.index(name) for name in ("Left Lung", "Right Lung")]
         self.worker = ThreadPoolExecutor(1)  # each thread that called it would keep threads of its own for it
@@ -215,9 +213,8 @@ class Lungs(Cropper):
     def _mask(self, image: np.ndarray) -> np.ndarray:
         shrinks = min(image.shape) >= SIDE
         square = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-        pixels = torch.from_numpy(np.float32(square) / 255 * 2048 - 1024)[
-            None, None
-        ]  # torchxrayvision's range, [-1024, 1024]
+        # torchxrayvision's range, [-1024, 1024]
+        pixels = torch.from_numpy(np.float32(square) / 255 * 2048 - 1024)[None, None]
         logits = self.network(pixels.to(self.device))[0, self.targets]
         return (logits > 0).any(dim=0).cpu().numpy()  # sigmoid > 0.5
 

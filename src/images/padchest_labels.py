@@ -120,9 +120,8 @@ def names_in(cell: str, number: int, path: Path) -> frozenset[str] | None:
 
 def _places(images: Path, ids: np.ndarray, folders: np.ndarray) -> np.ndarray:
     """Where every image lies: in its numbered folder when there is any of them, otherwise beside the others."""
-    names = {
-        folder: folder.strip().removesuffix(".0") for folder in np.unique(folders).tolist()
-    }  # 12.0 where a table program has been
+    # 12.0 where a table program has been
+    names = {folder: folder.strip().removesuffix(".0") for folder in np.unique(folders).tolist()}
     strange = [folder for folder, name in names.items() if name and not re.fullmatch(r"[\w-]+", name)]
     if strange:
         raise UserError(f"ImageDir {some(map(repr, strange))} is no name of a numbered folder: mend the column")

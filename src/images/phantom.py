@@ -34,10 +34,8 @@ class Canvas:
             rng.uniform(0.27, 0.29),
             rng.uniform(0.30, 0.36),
         )
-        self.dome = [
-            0.745 + rng.uniform(-0.01, 0.01),
-            0.765 + rng.uniform(-0.01, 0.01),
-        ]  # height of each half of the diaphragm
+        # height of each half of the diaphragm
+        self.dome = [0.745 + rng.uniform(-0.01, 0.01), 0.765 + rng.uniform(-0.01, 0.01)]
         self.spine: float | np.ndarray = 0.5  # x of its midline, at every y where it is bent
 
     def ellipse(self, cx: float | np.ndarray, cy: float, rx: float, ry: float, edge: float = 0.01) -> np.ndarray:
@@ -240,9 +238,8 @@ def costophrenic_blunting(c: Canvas) -> None:
     """A small triangle fills the angle between the chest wall and one half of the diaphragm."""
     side = c.side()
     outward = (0.5 - c.x) if side == 0 else (c.x - 0.5)
-    depth = (
-        c.y + 0.9 * outward - (c.dome[side] + c.rng.uniform(0.13, 0.15))
-    )  # below a line that falls towards the heart
+    # below a line that falls towards the heart
+    depth = c.y + 0.9 * outward - (c.dome[side] + c.rng.uniform(0.13, 0.15))
     c.image += 0.38 * c.lung(side) * rise(depth, 0.006)
 
 

@@ -80,11 +80,8 @@ ILL = 0.6  # of the patients; the others never have a finding
 PERSISTS = 0.7  # chance of a finding to be there in the patient's next image
 UNCHANGED_FIRST, UNCHANGED_LATER = 0.02, 0.45  # chance of `unchanged` in a patient's first image and in the others
 IMAGES_OF_A_PATIENT = 0.77, 0.17, 0.06  # shares of patients with 1, 2 and 3
-PROJECTIONS = {
-    "PA": ("POSTEROANTERIOR", 0.78),
-    "L": ("LATERAL", 0.14),
-    "AP_horizontal": ("", 0.08),
-}  # → (view position, share)
+# → (view position, share)
+PROJECTIONS = {"PA": ("POSTEROANTERIOR", 0.78), "L": ("LATERAL", 0.14), "AP_horizontal": ("", 0.08)}
 COLUMNS = (  # of PadChest's label file; the first is pandas' unnamed index
     "", "ImageID", "ImageDir", "StudyDate_DICOM", "StudyID", "PatientID", "PatientBirth", "PatientSex_DICOM",
     "ViewPosition_DICOM", "Projection", "MethodProjection", "Pediatric", "Modality_DICOM", "Manufacturer_DICOM",
@@ -186,16 +183,14 @@ def padchest_rows(images: int, size: int, seed: int) -> tuple[list[dict], list[l
         date = datetime.date(2009, 1, 1) + datetime.timedelta(int(rng.integers(2000)))
         birth = float(date.year - int(age))
         older = (age - 58) / 18
-        chance = np.minimum(
-            ill * share / ILL * np.exp(slope * older - slope**2 / 2), 0.9
-        )  # its mean over the ages is the share
+        # its mean over the ages is the share
+        chance = np.minimum(ill * share / ILL * np.exp(slope * older - slope**2 / 2), 0.9)
         has = rng.random(len(share)) < chance
         for visit in range(min(rng.choice([1, 2, 3], p=IMAGES_OF_A_PATIENT), images - len(rows))):
             if visit:
                 date += datetime.timedelta(int(rng.integers(30, 600)))
-                has = rng.random(len(share)) < np.where(
-                    has, PERSISTS, (1 - PERSISTS) * chance / (1 - chance)
-                )  # keeps the share
+                # keeps the share
+                has = rng.random(len(share)) < np.where(has, PERSISTS, (1 - PERSISTS) * chance / (1 - chance))
             names = [name for name, there in zip(PADCHEST, has, strict=True) if there]
             unchanged = rng.random() < (UNCHANGED_LATER if visit else UNCHANGED_FIRST)
             labels, names = _reported([*names, *["unchanged"] * unchanged], names, rng)

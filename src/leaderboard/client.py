@@ -133,9 +133,8 @@ def ask(method: str, arguments: dict) -> object | Failure:
     """Call the client once, in a process of its own; what it prints is seen as it comes. Returns the reply, or why
     there is none."""
     print(f"kaggle: {method}({', '.join(f'{name}={value!r}' for name, value in arguments.items())})", flush=True)
-    environment = {
-        name: value for name, value in os.environ.items() if name != "VERBOSE"
-    }  # which prints the credentials
+    # which prints the credentials
+    environment = {name: value for name, value in os.environ.items() if name != "VERBOSE"}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "reply.json"
         words = [sys.executable, "-P", str(Path(__file__).with_name("ask.py")), str(out), method, json.dumps(arguments)]

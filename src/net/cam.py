@@ -22,11 +22,12 @@ BATCH = 16  # images at a time
 FLAT = 1e-6  # a map that varies by less than this share of its largest value is constant
 
 
+# and what a caption says of them
 KINDS = {
     "grad-cam": "",
     "against": "nothing speaks for it; shown is what speaks against it",
     "none": "no map: it is constant",
-}  # and what a caption says of them
+}
 
 
 # ---- maps

@@ -72,9 +72,8 @@ def pick(config: Config) -> Machine:
     workers = (min(os.cpu_count(), 8) if on_gpu else 0) if config.workers == "auto" else config.workers
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it deterministic matrix products raise
     torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = (
-        False  # a debugging aid that costs a pass over every new tensor
-    )
+    # a debugging aid that costs a pass over every new tensor
+    torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cudnn.benchmark = not config.deterministic
     torch.manual_seed(config.seed)
     np.random.seed(config.seed)
