@@ -9,6 +9,7 @@ from pathlib import Path
 
 from answers import plots
 from answers.plots import Material, Picture
+from answers.single_label_report import patients_of
 from core import config as settings
 from core.commands import Parser
 from core.errors import UserError, command, some
@@ -66,6 +67,7 @@ def report(folder: Path, labels: Sequence[str] = ()) -> list[Path]:
         calibration=calibration,
         report=found,
         labels=labels,
+        patients=patients_of(val, rows),
     )
     pictures = [(picture, picture.png()) for picture in plots.draw(task.plots, material)]
 

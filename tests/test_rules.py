@@ -393,3 +393,45 @@ def test_a_rule_below_the_constant_answer_is_warned_about():
     close = single_label.report([few], task.calibrate([few]))
     close["rules"]["bayes"] |= {"over_always": 0.1, "over_always_interval": [-0.2, 0.4]}
     assert "it may be luck" in single_label_report.doubt(close, "bayes")[0]
+
+
+# ---- by patient
+def test_weighted_scores_are_the_scores_of_the_rows_that_often():
+    rng = np.random.default_rng(4)
+    truth, answers = rng.integers(0, 4, 40), rng.integers(0, 4, 40)
+    weights = rng.integers(0, 3, (20, 40))
+    weights[0], weights[1, truth == 2] = 1, 0  # as it is; and a draw without a class
+    found = metrics.weighted_scores(truth, answers, weights, 5, Costs(1, 2, 5))
+    for draw, times in zip(found, weights, strict=True):
+        rows = np.repeat(np.arange(40), times)
+        assert draw == pytest.approx(
+            metrics.competition_score(metrics.tally(truth[rows], answers[rows], 5), Costs(1, 2, 5))
+        )
+
+
+def test_cross_fitting_by_patient_parts_none_of_them():
+    val = some_logits(n=200)
+    patients = np.array([str(row // 8) for row in range(200)])
+    seen = np.zeros(200, int)
+    for where, _, others, part in rules.parted([val], patients):
+        seen[where] += 1
+        assert (
+            not set(patients[where]) & set(patients[np.isin(val.ids, others.ids)])
+            and (val.ids[where] == part.ids).all()
+        )
+    assert (seen == 1).all()
+
+
+def test_copies_of_images_within_patients_make_no_interval_narrower():
+    """Twenty copies of every image are twenty times the images and no more patients."""
+    val = some_logits(n=60)
+    copies = replace(
+        val.take(np.repeat(np.arange(60), 20)),
+        ids=np.array([f"{row}-{copy}" for row in range(60) for copy in range(20)]),
+    )
+    patients = np.repeat(val.ids, 20)
+    calibration = SingleLabel().calibrate([copies])
+    by_image = single_label.report_test([copies], calibration)["rules"]["argmax"]
+    by_patient = single_label.report_test([copies], calibration, patients)["rules"]["argmax"]
+    assert by_patient["score"] == by_image["score"]
+    assert np.ptp(by_patient["interval"]) > 2 * np.ptp(by_image["interval"])

@@ -409,3 +409,26 @@ def test_a_time_budget_ends_with_a_valid_submission_and_goes_on(made, home, call
     assert said.code == 0 and "resumed after epoch 1" in said.out and "PAUSED" not in said.out
     assert call("main", "modelB", "--data", made, *TINY, "name=whole").code == 0
     assert outputs(home, "timed") == outputs(home, "whole")
+
+
+def test_groups_are_never_parted_and_intervals_go_by_them(made, home, call, tmp_path):
+    ids = labels.read_one_hot(made / "train.csv").ids.tolist()
+    groups = tmp_path / "groups.csv"
+    groups.write_text("id,group\n" + "".join(f"{one},p{number // 2}\n" for number, one in enumerate(ids)))
+    asked = ["modelB", "--data", made, *TINY, "name=grouped"]
+    said = call("main", *asked, f"groups={groups}")
+    assert said.code == 0 and "intervals and cross-fitting by patient" in said.out, said.err
+    rows = list(csv.DictReader((home / "runs/grouped/folds.csv").read_text().splitlines()))
+    assert len({(row["patient"], row["part"]) for row in rows}) == len({row["patient"] for row in rows})
+    assert {row["part"] for row in rows} == {"training", "validation"}
+    report = json.loads((home / "runs/grouped/report.json").read_text())
+    assert report["validation"]["patients"] == len({row["patient"] for row in rows if row["part"] == "validation"})
+    for script in ("score", "report", "evaluate"):
+        assert call(script, home / "runs/grouped").code == 0
+    said = call("main", *asked)
+    assert said.code == 2 and "groups (" in said.err
+    groups.write_text("id,group\n" + "".join(f"{one},p\n" for one in ids[:-1]))
+    said = call("main", *asked[:-1], f"groups={groups}", "name=other")
+    assert said.code == 2 and f"lacks 1 of the {len(ids)} labelled images: {ids[-1]}" in said.err
+    said = call("main", *asked[:-1], "groups=nowhere.csv", "name=other")
+    assert said.code == 2 and "nowhere.csv cannot be read" in said.err

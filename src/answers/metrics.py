@@ -85,6 +85,18 @@ def earned(truth: np.ndarray, answers: np.ndarray, n: np.ndarray, costs: Costs =
     return np.where(answers == truth, costs.tp * each[truth], -costs.fn * each[truth] - costs.fp * each[answers])
 
 
+def weighted_scores(
+    truth: np.ndarray, answers: np.ndarray, weights: np.ndarray, classes: int, costs: Costs = Costs()
+) -> np.ndarray:
+    """`competition_score` of every draw, where image i stands weights[d, i] times: float [draws]. The mean is over the
+    classes that a draw has images of."""
+    true, said = np.eye(classes)[truth], np.eye(classes)[answers]
+    n, answered, hits = weights @ true, weights @ said, weights @ (true * said)
+    total = costs.tp * hits - costs.fp * (answered - hits) - costs.fn * (n - hits)
+    scores = np.divide(total, n, out=np.zeros(n.shape), where=n > 0)
+    return scores.sum(axis=1) / (n > 0).sum(axis=1)
+
+
 def f1(counts: Tally) -> np.ndarray:
     """2TP / (2TP + FP + FN) for every class, float [C]; NaN for absent classes."""
     below = 2 * counts.tp + counts.fp + counts.fn

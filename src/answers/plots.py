@@ -82,6 +82,7 @@ class Material:
     calibration: dict
     report: dict
     labels: Sequence[str] = ()
+    patients: np.ndarray | None = None  # of the validation rows, where their intervals go by patient
 
 
 def draw(names: Sequence[str], material: Material) -> Iterator[Picture]:
@@ -536,7 +537,7 @@ def confidence(material: Material) -> Iterator[Picture]:
 def confusion(material: Material) -> Iterator[Picture]:
     """Which class was answered for which, by the run's rule, cross-fitted."""
     val, classes = material.val, material.val.classes.tolist()
-    answers = single_label.held_out([val], material.calibration, [material.rule])[0][material.rule]
+    answers = single_label.held_out([val], material.calibration, [material.rule], material.patients)[0][material.rule]
     counts = np.zeros((len(classes), len(classes)), int)
     np.add.at(counts, (truth_of(val), answers), 1)
     images = counts.sum(axis=1)

@@ -69,12 +69,19 @@ def truth_of(content: Logits) -> np.ndarray:
     return content.targets.argmax(axis=1)
 
 
-def parted(vals: Sequence[Logits]) -> Iterator[tuple[np.ndarray, int, Logits, Logits]]:
-    """Cross-fitting: every file is parted in five, class by class. Yields for each part where its rows stand in all
-    files' rows together, int [n], the file's number, its other parts to fit on, and the part itself."""
+def parted(
+    vals: Sequence[Logits], patients: np.ndarray | None = None
+) -> Iterator[tuple[np.ndarray, int, Logits, Logits]]:
+    """Cross-fitting: every file is parted in five, class by class, or by the patients of all its rows, str [N]. Yields
+    for each part where its rows stand in all files' rows together, int [n], the file's number, its other parts to fit
+    on, and the part itself."""
     start = 0
     for number, val in enumerate(vals):
-        part = folds.parts(truth_of(val), min(PARTS, len(val.ids)), seed=0)
+        strata, member = truth_of(val), np.arange(len(val.ids))
+        if patients is not None:
+            names, member = np.unique(patients[start : start + len(val.ids)], return_inverse=True)
+            strata = np.zeros(len(names), int)
+        part = folds.parts(strata, min(PARTS, len(strata)), seed=0)[member]
         for k in np.unique(part):
             yield start + np.flatnonzero(part == k), number, val.take(part != k), val.take(part == k)
         start += len(val.ids)

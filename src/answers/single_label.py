@@ -5,6 +5,7 @@ logits and the parameters of every rule.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -118,8 +119,38 @@ def rules_in(calibration: dict) -> list[str]:
         return list(RULES)  # `_fitted` says what is wrong with it
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Rows that a score is of, and how they are resampled for its intervals: whole patients where they are known (str
+    [N]), otherwise images, as many of every class."""
+
+    truth: np.ndarray
+    classes: int
+    costs: Costs
+    patients: np.ndarray | None = None
+
+    @property
+    def resampled(self) -> str:
+        return "images, as many of every class" if self.patients is None else "patients"
+
+    def draws(self, answers: Sequence[np.ndarray], minus: Sequence[np.ndarray] = ()) -> np.ndarray:
+        """The mean score of some answers, int [N] each, in every draw, less that of others: float [draws]."""
+        sides = [(1 / len(answers), answers), (-1 / max(len(minus), 1), minus)]
+        if self.patients is None:
+            n = np.bincount(self.truth, minlength=self.classes)
+            parts = [part * metrics.earned(self.truth, one, n, self.costs) for part, side in sides for one in side]
+            return stats.bootstrap(np.sum(parts, axis=0), self.truth)
+        weights = stats.cluster_weights(self.patients).astype(float)
+        scores = [
+            part * metrics.weighted_scores(self.truth, one, weights, self.classes, self.costs)
+            for part, side in sides
+            for one in side
+        ]
+        return np.sum(scores, axis=0)
+
+
 def held_out(
-    vals: Sequence[Logits], calibration: dict, rules: Sequence[str] | None = None
+    vals: Sequence[Logits], calibration: dict, rules: Sequence[str] | None = None, patients: np.ndarray | None = None
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Cross-fitting: the answers of every rule [N], and the Bayes rule's posterior [N, C], by fits that did not see the
     row.
@@ -131,7 +162,7 @@ def held_out(
     rules = rules_in(calibration) if rules is None else rules
     fitted = {rule: _fitted(vals, calibration, rule) for rule in rules}
     answers, posteriors = {rule: np.empty(rows, int) for rule in rules}, np.full((rows, len(vals[0].classes)), np.nan)
-    for where, number, others, part in parted(vals):
+    for where, number, others, part in parted(vals, patients):
         for rule, (costs, params) in fitted.items():
             own = RULES[rule].fit(others, costs) if params[number].get("tuned", True) else params[number]
             answers[rule][where] = RULES[rule].answers([part], [own], costs)
@@ -140,15 +171,16 @@ def held_out(
     return answers, posteriors
 
 
-def report(vals: Sequence[Logits], calibration: dict) -> dict:
+def report(vals: Sequence[Logits], calibration: dict, patients: np.ndarray | None = None) -> dict:
     """Every rule on the validation rows, fitted on all of them and cross-fitted, and the constant answer.
 
-    `calibration` holds negative log-likelihood, Brier score and reliability of the plain softmax (`before`) and of the
+    patients: of the rows of all files, str [N]; with them cross-fitting and intervals go by patient. `calibration`
+    holds negative log-likelihood, Brier score and reliability of the plain softmax (`before`) and of the
     cross-fitted posterior under the natural frequencies (`after`).
     """
-    answers, posteriors = held_out(vals, calibration)
+    answers, posteriors = held_out(vals, calibration, patients=patients)
     targets, truth = np.concatenate([val.targets for val in vals]), np.concatenate([truth_of(val) for val in vals])
-    found = _compare(targets, answers, vals, Costs(**calibration["costs"]))
+    found = _compare(targets, answers, vals, Costs(**calibration["costs"]), patients)
     for rule in answers:
         costs, params = _fitted(vals, calibration, rule)
         fitted = np.concatenate(
@@ -170,47 +202,46 @@ def report(vals: Sequence[Logits], calibration: dict) -> dict:
     }
 
 
-def report_test(tests: Sequence[Logits], calibration: dict, targets: np.ndarray) -> dict:
+def report_test(tests: Sequence[Logits], calibration: dict, patients: np.ndarray | None = None) -> dict:
     """The same figures for test rows whose labels are known, every rule with the parameters that the calibration
     holds."""
-    return _compare(
-        targets,
-        {rule: classes_of(tests, calibration, rule) for rule in rules_in(calibration)},
-        tests,
-        Costs(**calibration["costs"]),
-    )
+    answers = {rule: classes_of(tests, calibration, rule) for rule in rules_in(calibration)}
+    return _compare(tests[0].targets, answers, tests, Costs(**calibration["costs"]), patients)
 
 
-def _compare(targets: np.ndarray, answers: dict[str, np.ndarray], contents: Sequence[Logits], costs: Costs) -> dict:
-    """The rules' answers beside always answering the commonest class, and beside the Bayes rule's on the same rows.
-
-    The intervals are by a bootstrap that keeps the number of images of every class. The constant answer's score does
-    not change in it, so the difference to it is as uncertain as the score itself.
-    """
+def _compare(
+    targets: np.ndarray,
+    answers: dict[str, np.ndarray],
+    contents: Sequence[Logits],
+    costs: Costs,
+    patients: np.ndarray | None,
+) -> dict:
+    """The rules' answers beside always answering the commonest class, and beside the Bayes rule's on the same rows."""
     truth, n, names = targets.argmax(axis=1), targets.sum(axis=0).astype(int), contents[0].classes
+    sample = Sample(truth, len(names), costs, patients)
     commonest = int(np.argmax(sum(content.counts for content in contents)))
-    always = metrics.constant(n, commonest)
+    always, constant = metrics.constant(n, commonest), np.full(len(truth), commonest)
     bar = metrics.summary(always, costs)
-    earned = {rule: metrics.earned(truth, answer, n, costs) for rule, answer in answers.items()}
     rules = {}
     for rule, answer in answers.items():
-        draws = stats.bootstrap(earned[rule], truth)
         figures = metrics.summary(tally_one_hot(targets, answer), costs)
         rules[rule] = {
             **figures,
-            "interval": stats.interval(draws),
+            "interval": stats.interval(sample.draws([answer])),
             "over_always": figures["score"] - bar["score"],
-            "over_always_interval": stats.interval(draws - bar["score"]),
+            "over_always_interval": stats.interval(sample.draws([answer], [constant])),
         }
-    minus = {rule: earned["bayes"] - earned[rule] for rule in ("argmax", "temperature")}
+    minus = {}
+    for rule in ("argmax", "temperature"):
+        difference = rules["bayes"]["score"] - rules[rule]["score"]
+        draws = sample.draws([answers["bayes"]], [answers[rule]])
+        minus[rule] = {"difference": difference, "interval": stats.interval(draws)}
     return {
         "images": len(truth),
+        **({} if patients is None else {"patients": len(np.unique(patients))}),
         "always": {"class": str(names[commonest]), **bar},
         "rules": rules,
-        "bayes_minus": {
-            rule: {"difference": float(values.sum()), "interval": stats.interval(stats.bootstrap(values, truth))}
-            for rule, values in minus.items()
-        },
+        "bayes_minus": minus,
         "few_images": names[always.present & (always.n < 5)].tolist(),
         "skipped_classes": names[~always.present].tolist(),
     }

@@ -27,16 +27,22 @@ def report(found: Evidence, rows: Rows) -> dict:
     labels are known."""
     val, test, calibration, _ = found
     return {
-        "validation": single_label.report([val], calibration),
+        "validation": single_label.report([val], calibration, patients_of(val, rows)),
         "per_class": score(found, rows)["per_class"],
-        **({} if test is None else {"test": single_label.report_test([test], calibration, test.targets)}),
+        **({} if test is None else {"test": single_label.report_test([test], calibration, patients_of(test, rows))}),
     }
+
+
+def patients_of(content: Logits, rows: Rows) -> np.ndarray | None:
+    """The patients of a file's rows, str [N]; None where folds.csv does not name them all."""
+    names = [rows.get(one, {}).get("patient") for one in content.ids.tolist()]
+    return np.array(names) if all(names) else None
 
 
 def score(found: Evidence, rows: Rows) -> dict:
     """The validation rows decided by one rule, cross-fitted: no image is decided by a fit that saw it."""
     val, _, calibration, rule = found
-    answers = single_label.held_out([val], calibration, [rule])[0][rule]
+    answers = single_label.held_out([val], calibration, [rule], patients_of(val, rows))[0][rule]
     counts, costs = tally_one_hot(val.targets, answers), Costs(**calibration["costs"])
     return figures(val.classes.tolist(), counts, costs) | {"rule": rule}
 
@@ -117,6 +123,8 @@ def table(report: dict) -> list[str]:
         f"fitted: on the {report['images']} images it is shown for; cross-fitted: each fifth of them by a fit on the"
         " other four."
     )
+    if "patients" in report:
+        lines.append(f"intervals and cross-fitting by patient: {report['patients']} patients")
     if report["few_images"]:
         lines.append(
             f"classes with 1 to 4 images here, whose luck no interval can show: {', '.join(report['few_images'])}"
@@ -201,33 +209,36 @@ def paired(ours: Sequence[Evidence], theirs: Sequence[Evidence], rows: Rows) -> 
     "pairs": the difference of each run to the other of the same number}.
 
     On the test images where all have their labels, otherwise on the validation images, cross-fitted. The 95 % intervals
-    are of a bootstrap that keeps the number of images of every class, of what each image adds to the score. Raises
+    resample patients where they are known, otherwise images, as many of every class. Raises
     UserError for other images, classes, labels or costs.
     """
     tested = all(test is not None for _, test, _, _ in (*ours, *theirs))
     first, costs = ours[0].test if tested else ours[0].val, ours[0].calibration["costs"]
-    truth, n = first.targets.argmax(axis=1), first.targets.sum(axis=0).astype(int)
-    earned = []
+    answers = []
     for run in (*ours, *theirs):
         _check_same_images(run.test if tested else run.val, first)
         if run.calibration["costs"] != costs:
             raise UserError(
-                "the two runs are scored by different costs, so their scores cannot be compared: give both the same"
-                " costs"
+                "the two runs are scored by different costs, so their scores cannot be compared: "
+                "give both the same costs"
             )
-        earned.append(metrics.earned(truth, _answers(run, tested), n, Costs(**costs)))
-    mine, others = earned[: len(ours)], earned[len(ours) :]
-    means = {"ours": np.mean(mine, axis=0), "theirs": np.mean(others, axis=0)}
-    means["difference"] = means["ours"] - means["theirs"]
+        answers.append(_answers(run, tested, rows))
+    mine, others = answers[: len(ours)], answers[len(ours) :]
+    truth = first.targets.argmax(axis=1)
+    sample = single_label.Sample(truth, len(first.classes), Costs(**costs), patients_of(first, rows))
+    scores = [
+        [metrics.summary(tally_one_hot(first.targets, one), Costs(**costs))["score"] for one in side]
+        for side in (mine, others)
+    ]
+    means = [float(np.mean(side)) for side in scores]
     return {
         "part": "test" if tested else "validation",
         "images": len(truth),
-        "resampled": "images, as many of every class",
-        **{
-            name: {"score": float(values.sum()), "interval": stats.interval(stats.bootstrap(values, truth))}
-            for name, values in means.items()
-        },
-        "pairs": [float((our - other).sum()) for our, other in zip(mine, others, strict=True)],
+        "resampled": sample.resampled,
+        "ours": {"score": means[0], "interval": stats.interval(sample.draws(mine))},
+        "theirs": {"score": means[1], "interval": stats.interval(sample.draws(others))},
+        "difference": {"score": means[0] - means[1], "interval": stats.interval(sample.draws(mine, others))},
+        "pairs": [our - other for our, other in zip(*scores, strict=True)],
     }
 
 
@@ -240,11 +251,11 @@ def _check_same_images(content: Logits, first: Logits) -> None:
         )
 
 
-def _answers(run: Evidence, tested: bool) -> np.ndarray:
+def _answers(run: Evidence, tested: bool, rows: Rows) -> np.ndarray:
     """A run's own answers, int [N], on its test images or, cross-fitted, on its validation images."""
     if tested:
         return single_label.classes_of([run.test], run.calibration, run.rule)
-    return single_label.held_out([run.val], run.calibration, [run.rule])[0][run.rule]
+    return single_label.held_out([run.val], run.calibration, [run.rule], patients_of(run.val, rows))[0][run.rule]
 
 
 def compare(reports: Sequence[dict]) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 from core.data_set import Table, Tables, check_ids
 from core.errors import UserError, some
 from core.files import shown
-from core.tables import read_table
+from core.tables import read_table, refuse_empty
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,6 +94,24 @@ def read_ids(path: Path) -> np.ndarray:
     ids = _ids(read_table(path, ["id"]))
     check_ids(ids, path)
     return ids
+
+
+def read_groups(path: Path, ids: np.ndarray) -> np.ndarray:
+    """The group of every id, str [N], from a CSV of `id` and `group`, or of NIH's `Image Index` and `Patient ID`."""
+    table = read_table(path)
+    names = ("Image Index", "Patient ID") if "Image Index" in table.columns else ("id", "group")
+    missing = [name for name in names if name not in table.columns]
+    if missing:
+        raise UserError(f"groups = {shown(path)} lacks {some(missing)}: wanted are id and group, a row an image")
+    refuse_empty(table, names, path)
+    check_ids(table[names[0]].to_numpy(dtype=str), path)
+    found = dict(zip(table[names[0]], table[names[1]].str.strip(), strict=True))
+    lacking = [one for one in ids.tolist() if one not in found]
+    if lacking:
+        raise UserError(
+            f"groups = {shown(path)} lacks {len(lacking)} of the {len(ids)} labelled images: {some(lacking)}"
+        )
+    return np.array([found[one] for one in ids.tolist()])
 
 
 def read_counts(path: Path, classes: list[str]) -> np.ndarray:

@@ -1,12 +1,15 @@
 """The 20-class competition: one answer an image, parted image by image as its leaderboard is."""
 
 import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from answers.metrics import Costs
 from core import folds
+from core.config import later
 from core.data_set import Layout, Source, Table, Tables
 from core.task import Task
 from images import labels
@@ -15,6 +18,8 @@ from tasks.single_label import SingleLabel, SingleLabelConfig
 
 class CompetitionConfig(SingleLabelConfig):
     task: Literal["competition"]
+    # FILE: a CSV of id and group, such as the patient; the split and all intervals go by group then
+    groups: str = later("")
 
 
 class Competition(SingleLabel, Task):
@@ -31,9 +36,16 @@ class Competition(SingleLabel, Task):
         Task.__init__(self, config)
 
     def read(self, source: Source) -> Tables:
-        return labels.read_competition(source.folder)
+        found = labels.read_competition(source.folder)
+        if not self.config.groups:
+            return found
+        groups = labels.read_groups(Path(self.config.groups), found.labelled.ids)
+        return Tables(replace(found.labelled, known={"patient": groups}), found.unlabelled)
 
     def split(self, table: Table) -> np.ndarray:
         config = self.config
+        if "patient" in table.known:
+            fractions = config.val_fraction, 0.0
+            return folds.by_patient(table.targets, table.known["patient"], fractions, config.chosen_split_seed)
         held_out = folds.stratified(table.targets.argmax(axis=1), config.val_fraction, config.chosen_split_seed)
         return np.where(held_out, "validation", "training")
