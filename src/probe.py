@@ -109,11 +109,7 @@ def likelihood(logits: np.ndarray, targets: np.ndarray, exclusive: bool) -> floa
 def choose(x: np.ndarray, table: Table, exclusive: bool) -> float:
     """The strength by cross-validation inside the training part: by patient where patients are known, otherwise class
     by class. x [V, N, F] are its features."""
-    strata = table.targets.argmax(axis=1)
-    part = folds.parts(strata, PARTS, seed=0)
-    if "patient" in table.known:
-        names, number = np.unique(table.known["patient"], return_inverse=True)
-        part = folds.parts(np.zeros(len(names), int), PARTS, seed=0)[number]
+    part = folds.parts(table.targets.argmax(axis=1), PARTS, seed=0, patients=table.known.get("patient"))
     found = {}
     for strength in tqdm(STRENGTHS, "choosing", unit="C", disable=None):
         parts = []
@@ -195,9 +191,9 @@ def main(argv: list[str]) -> None:
     folder = Path(given.config)
     is_run = (folder / "run.json").is_file()
     run = of_run(given) if is_run else of_configuration(given)
-    report, task = evaluate.evaluate(run.folder), open_run(run.folder).task
-    calibration = open_run(run.folder).calibration
-    print("\n".join([f"{run.folder.name}: {run.about['baseline']}", *task.lines(report, calibration)]))
+    report, opened = evaluate.evaluate(run.folder), open_run(run.folder)
+    lines = opened.task.lines(report, opened.calibration)
+    print("\n".join([f"{run.folder.name}: {run.about['baseline']}", *lines]))
     if is_run and (folder / "calibration.json").is_file():
         print("\n".join(gain(folder, run.folder)))
     print(f"wrote {shown(run.folder)} and {shown(home() / 'submissions' / f'{run.folder.name}.csv')}")

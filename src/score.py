@@ -12,10 +12,6 @@ from images.labels import aligned, has_probabilities, read_multi_hot, read_one_h
 from tasks.opened import open_run
 
 
-def has_one_each(truth: Path) -> bool:
-    return bool((read_multi_hot(truth).targets.sum(axis=1) == 1).all())
-
-
 def score_files(submission: Path, truth: Path, costs: Costs | None = None) -> tuple[dict, list[str]]:
     """A submission against labels: its figures, and what to print of them.
 
@@ -24,12 +20,12 @@ def score_files(submission: Path, truth: Path, costs: Costs | None = None) -> tu
     scored by the costs.
     """
     both = f"{shown(submission)} and {shown(truth)}"
-    if has_probabilities(submission) and not has_one_each(truth):
+    true = read_multi_hot(truth) if has_probabilities(submission) else None
+    if true is not None and (true.targets.sum(axis=1) != 1).any():
         if costs:
             raise UserError(
                 f"{shown(submission)} holds probabilities, which are not scored by costs: leave --costs out"
             )
-        true = read_multi_hot(truth)
         p = aligned(read_probabilities(submission), true.ids, true.classes, both)
         found = multi_label.figures(true.classes, true.targets, p)
         return found, multi_label.figure_lines(found)

@@ -77,11 +77,8 @@ def parted(
     on, and the part itself."""
     start = 0
     for number, val in enumerate(vals):
-        strata, member = truth_of(val), np.arange(len(val.ids))
-        if patients is not None:
-            names, member = np.unique(patients[start : start + len(val.ids)], return_inverse=True)
-            strata = np.zeros(len(names), int)
-        part = folds.parts(strata, min(PARTS, len(strata)), seed=0)[member]
+        own = None if patients is None else patients[start : start + len(val.ids)]
+        part = folds.parts(truth_of(val), PARTS, seed=0, patients=own)
         for k in np.unique(part):
             yield start + np.flatnonzero(part == k), number, val.take(part != k), val.take(part == k)
         start += len(val.ids)

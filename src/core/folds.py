@@ -54,8 +54,12 @@ def by_patient(targets: np.ndarray, patients: np.ndarray, fractions: tuple[float
     return np.array(["training", "validation", "test"])[parts[number]]
 
 
-def parts(strata: np.ndarray, number: int, seed: int) -> np.ndarray:
-    """A part 0 … number − 1 for every row, int [N]: each stratum spread as evenly as it goes, at random."""
+def parts(strata: np.ndarray, number: int, seed: int, patients: np.ndarray | None = None) -> np.ndarray:
+    """A part 0 … number − 1 for every row, int [N]: each stratum spread as evenly as it goes, at random; or, where the
+    patients str [N] are given, whole patients, whatever their strata."""
+    if patients is not None:
+        names, member = np.unique(patients, return_inverse=True)
+        return parts(np.zeros(len(names), int), number, seed)[member]
     order = np.random.default_rng(seed).permutation(len(strata))
     order = order[np.argsort(strata[order], kind="stable")]  # strata one after the other, shuffled within
     chosen = np.empty(len(strata), int)

@@ -54,10 +54,8 @@ def read_multi_hot(path: Path) -> Table:
 
 def read_probabilities(path: Path) -> Table:
     """A CSV of `id` and one column a class with numbers from 0 to 1: a multi-label submission."""
-    import pandas as pd
-
     table, classes = _labelled(path)
-    values = table[classes].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
+    values = _numbers(table[classes])
     strange = ~((values >= 0) & (values <= 1))
     if strange.any():
         row, column = np.argwhere(strange)[0]
@@ -68,11 +66,16 @@ def read_probabilities(path: Path) -> Table:
 
 def has_probabilities(path: Path) -> bool:
     """Whether a CSV of `id` and one column a class has any number between 0 and 1."""
+    table, classes = _labelled(path)
+    values = _numbers(table[classes])
+    return bool(((values > 0) & (values < 1)).any())
+
+
+def _numbers(columns: pd.DataFrame) -> np.ndarray:
+    """Text as float, NaN where it is no number."""
     import pandas as pd
 
-    table, classes = _labelled(path)
-    values = table[classes].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
-    return bool(((values > 0) & (values < 1)).any())
+    return columns.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
 
 
 def aligned(table: Table, ids: np.ndarray, classes: list[str], what: str) -> np.ndarray:
