@@ -148,7 +148,8 @@ def main() -> None:
             sys.exit(code)
         shutil.copyfile(WORKING / "submissions" / f"{NAME}.csv", WORKING / "submission.csv")
         shutil.rmtree(WORKING / "submissions")
-        (WORKING / "runs" / NAME / "lock").unlink(missing_ok=True)
+        for lock in (WORKING / "runs" / NAME).rglob("lock"):
+            lock.unlink()
         outputs = sorted(
             path for path in (WORKING / "submission.csv", *(WORKING / "runs").rglob("*")) if path.is_file()
         )

@@ -330,6 +330,10 @@ def paired_lines(found: Sequence[dict]) -> list[str]:
         value, (low, high) = one["difference"][one["figure"]], one["difference"]["interval"]
         verdict = "these networks differ" if low > 0 or high < 0 else "no difference shown"
         lines.append(f"{one['name']:{width}}  {value:+.3f}  [{low:+.3f}, {high:+.3f}]  {verdict}")
+        for title, other in one.get("further", {}).items():
+            low, high = other["interval"]
+            said = f"{title} {other['ours']:.3f} against {other['theirs']:.3f}: {other['difference']:+.3f}"
+            lines.append(f"{'':{width}}  {said}  [{low:+.3f}, {high:+.3f}]")
         if len(one["pairs"]) > 1:
             pairs = ", ".join(f"{pair:+.3f}" for pair in one["pairs"])
             lines.append(f"{'':{width}}  the mean of {len(one['pairs'])} pairs: {pairs}")

@@ -65,11 +65,17 @@ def find(given: str | None, slug: str, layout: Layout, want_demo: bool) -> Data:
 # ---- one cell
 def finished(run: Path) -> bool:
     """Whether the main job came to its end there."""
-    files = ("run.json", "report.json", "calibration.json", "val_logits.npz", "test_logits.npz")
+    files = ("run.json", "report.json", "calibration.json", "val_logits.npz")
     if not all((run / name).is_file() for name in files):
         return False
     about = read_json(run / "run.json")
-    return about.get("state") == "trained" and (about.get("predicted") or [None])[0] == about["best_epoch"]
+    if "joined" in about:  # only folds with their test logits are joined
+        return about["state"] == "trained" or about["config"]["fold"] != "all"
+    return (
+        (run / "test_logits.npz").is_file()
+        and about.get("state") == "trained"
+        and (about.get("predicted") or [None])[0] == about["best_epoch"]
+    )
 
 
 @contextmanager
@@ -126,8 +132,8 @@ def record(cell: Cell, run: Path, data: Data, task: Task) -> dict:
     """The cell's figures, from the run's logits decided by the cell's own rule and temperature; nothing of the run is
     changed."""
     opened = open_run(run)
-    about, calibration = opened.about, task.calibrate([opened.val], tune.given(cell.config))
-    found = Evidence(opened.val, opened.test, calibration, cell.config.rule)
+    about, calibration = opened.about, task.calibrate(opened.vals, tune.given(cell.config))
+    found = Evidence(opened.vals, opened.tests, calibration, cell.config.rule)
     report = task.report(found, opened.rows) | {"rule": cell.config.rule}
     return {
         "row": cell.row,

@@ -169,12 +169,15 @@ def main(argv: list[str]) -> None:
     given = _parsed(argv)
     opened = open_run(given.run)
     about, task = opened.about, opened.task
+    if opened.config.crossed:
+        one = shown(opened.networks[0].folder)
+        raise UserError(f"{shown(given.run)} has a network a fold: explain one of them, such as {one}")
     if not (given.run / "best.pt").is_file() or about["state"] not in ("trained", "paused"):
         raise UserError(
             f"{shown(given.run)} has no trained network, best.pt, yet: run the command that began it once more (a"
             " baseline by probe has none)"
         )
-    columns = _columns(given.labels, opened.val.classes.tolist())
+    columns = _columns(given.labels, about["classes"])
     source = prepare.source_of(given.run, about, task, given.data)
     content, examples = task.examples(opened.evidence, columns, given.number)
     out = given.out or given.run / "figures"

@@ -8,6 +8,9 @@ from core.errors import UserError, command  # first, so that Ctrl-C is quiet whi
 
 # isort: split
 
+from argparse import Namespace
+from pathlib import Path
+
 import numpy as np
 
 import decide
@@ -17,40 +20,87 @@ import probe
 import train
 import tune
 from core import folds
+from core.data_set import Source
+from core.errors import some
 from core.files import SYNTHETIC, home, shown
-from core.logits_file import Logits, read_logits
-from core.runs import Run, clock
+from core.logits_file import read_logits
+from core.runs import Run, clock, elapsed
 from core.task import Task
 from images.prepare import Prepared
+from net.fit import SPARE
+from tasks import cross_validation, registry
+from tasks.opened import Opened, open_run
 
 FILES = "val_logits.npz, test_logits.npz, calibration.json, report.json, per_class.csv, log.csv, best.pt"
+FILES_OF_FOLDS = "val_logits.npz, calibration.json, report.json, per_class.csv, and of every fold the rest"
 
 
 def main(argv: list[str]) -> None:
-    task, source, run = train.asked(train.arguments("main", argv))
-    config = task.config
-    submission = home() / "submissions" / f"{config.name}.csv"
-
-    prepared = train.train(task, source, run)  # which packs the images first
-    wanted = folds.to_predict(run, prepared.labelled, prepared.unlabelled, task).ids
-    if not predicted(run, prepared, wanted):
-        predict.predict(run, prepared, task)
+    given = arguments(argv)
+    task, run, prepared = collected(given) if given.collect else trained(*train.asked(given))
+    if task.config.folds:
+        task = registry.task_of(task.config.model_copy(update={"fold": "all"}))
+        networks = cross_validation.join(task, run)
+    else:
+        networks = [Opened(run.folder, run.about)]
+    submission = home() / "submissions" / f"{task.config.name}.csv"
     with run.timed("decide"):
-        val, test = read_logits(run / "val_logits.npz"), read_logits(run / "test_logits.npz")
-        calibration = tune.tune(task, [val], run / "calibration.json", tune.given(config))
-        answered = decide.decide(task, [test], calibration, config.rule, submission, wanted)
-    run.save(config=config.model_dump())  # the rule and the temperature may be new
+        vals = [read_logits(one.folder / "val_logits.npz") for one in networks]
+        tests = [read_logits(one.folder / "test_logits.npz") for one in networks]
+        calibration = tune.tune(task, vals, run / "calibration.json", tune.given(task.config))
+        answered = decide.decide(task, tests, calibration, task.config.rule, submission, tests[0].ids)
+    run.save(config=task.config.model_dump())  # the rule and the temperature may be new
     with run.timed("evaluate"):
         report = evaluate.evaluate(run.folder)
         over = over_probe(task, run, prepared)
-    print("\n".join(summary(task, run, report, calibration, val, answered, len(wanted))))
+    print("\n".join(summary(task, run, networks, report, calibration, answered, len(tests[0].ids))))
     print("\n".join([*over, f"submission: {shown(submission)}"]))
 
 
-def over_probe(task: Task, run: Run, prepared: Prepared) -> list[str]:
+def arguments(argv: list[str]) -> Namespace:
+    parser = train.parser("main")
+    parser.add_argument(
+        "--collect", metavar="DIR", type=Path, nargs="+",
+        help="put folds that were trained elsewhere together; nothing is trained",
+    )  # fmt: skip
+    return parser.parse_intermixed_args(argv)
+
+
+def trained(task: Task, source: Source, run: Run) -> tuple[Task, Run, Prepared]:
+    """Train and predict by every network that is asked for, one after the other; what is done is not done again. With
+    `hours` set, no fold is begun that has no time for its first epochs."""
+    longest = 0.0
+    for one, its in registry.networks(task, run):
+        if task.config.hours and longest and elapsed() + longest + SPARE > task.config.hours * 3600:
+            print(f"stopped for time before fold {one.config.fold}: the same command goes on")
+            break
+        begun = elapsed()
+        prepared = train.train(one, source, its)
+        wanted = folds.to_predict(its, prepared.labelled, prepared.unlabelled, one).ids
+        if not predicted(its, prepared, wanted):
+            predict.predict(its, prepared, one)
+        longest = max(longest, elapsed() - begun)
+        if its.about["state"] == "paused":
+            break
+    return task, run, prepared
+
+
+def collected(given: Namespace) -> tuple[Task, Run, None]:
+    """The run that folds from elsewhere are put together in; needs no images."""
+    first = open_run(cross_validation.folds_in(given.collect[0])[0])
+    synthetic = bool(first.about.get("synthetic"))
+    config = registry.load(given.config, given.settings, synthetic, given.demo or synthetic)
+    if not config.folds:
+        raise UserError(f"--collect is for a cross-validation, and {config.name} has folds = 0: give folds= as there")
+    task, run = registry.task_of(config), Run.named(config.name)
+    cross_validation.collect(given.collect, task, run)
+    return task, run, None
+
+
+def over_probe(task: Task, run: Run, prepared: Prepared | None) -> list[str]:
     """What the run gains over its probe, when there is one or `probe` asks for it, as lines."""
     beside = home() / "runs" / f"probe-{run.folder.name}"
-    if task.config.probe and not (beside / "report.json").is_file():
+    if task.config.probe and prepared and not (beside / "report.json").is_file():
         probe.probe(task, prepared, folds.chosen(run, prepared.labelled, task), run.folder.name)
         evaluate.evaluate(beside)
     if not (beside / "report.json").is_file():
@@ -72,23 +122,31 @@ def predicted(run: Run, prepared: Prepared, wanted: np.ndarray) -> bool:
 
 
 def summary(
-    task: Task, run: Run, report: dict, calibration: dict, val: Logits, answered: np.ndarray, images: int
+    task: Task, run: Run, networks: list[Opened], report: dict, calibration: dict, answered: np.ndarray, images: int
 ) -> list[str]:
     """What the main job ends with, as lines."""
-    expected = val.counts / val.rows * images
-    times = ", ".join(f"{stage} {clock(seconds)}" for stage, seconds in run.about["timings"].items())
+    about, config = run.about, task.config
+    expected = sum(np.array(one.about["counts"]) for one in networks) / sum(one.about["rows"] for one in networks)
+    times = ", ".join(f"{stage} {clock(seconds)}" for stage, seconds in about["timings"].items())
+    epochs = ", ".join(str(one.about["best_epoch"]) for one in networks)
     paused = "PAUSED: training stopped for time; this is the best epoch so far, and the same command goes on"
+    if config.folds and len(networks) < config.folds:
+        there = some(str(one.config.fold) for one in networks)
+        paused = (
+            f"PAUSED: {len(networks)} of {config.folds} folds are here ({there}), and all figures and answers rest on"
+            " them alone; the same command trains the others, --collect DIR takes them from elsewhere"
+        )
     return [
         "",
-        f"==== {report['run']}: best epoch {report['best_epoch']}, rule {report['rule']}",
+        f"==== {report['run']}: best epoch{'s' * (len(networks) > 1)} {epochs}, rule {report['rule']}",
         *([SYNTHETIC] * report["synthetic"]),
         *task.lines(report, calibration),
         "answers on the test images, summed:",
-        *decide.counts_table(val.classes, answered, expected),
-        f"files: {FILES} in {shown(run.folder)}",
+        *decide.counts_table(about["classes"], answered, expected * images),
+        f"files: {FILES_OF_FOLDS if config.folds else FILES} in {shown(run.folder)}",
         f"time: {times}",
         *task.warning(report),
-        *([paused] * (run.about["state"] == "paused")),
+        *([paused] * (about["state"] == "paused")),
     ]
 
 

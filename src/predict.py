@@ -48,12 +48,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument("run", metavar="RUN", type=Path)
     parser.add_argument("--data", metavar="DIR", help="the data set, when it no longer lies where the run found it")
     given = parser.parse_args(argv)
-    task = open_run(given.run).task
-    run = Run(given.run)
-    run.lock()
-    prepared = prepare.of_run(given.run, run.about, task, given.data, machinery.device(task.config))
-    predict(run, prepared, task)
-    print(f"wrote {shown(given.run / 'test_logits.npz')}")
+    for opened in open_run(given.run).networks:
+        task, run = opened.task, Run(opened.folder)
+        run.lock()
+        prepared = prepare.of_run(run.folder, run.about, task, given.data, machinery.device(task.config))
+        predict(run, prepared, task)
+        print(f"wrote {shown(run / 'test_logits.npz')}")
 
 
 if __name__ == "__main__":

@@ -182,12 +182,12 @@ def of_configuration(given: Namespace) -> Run:
     """The probe of a configuration, with the split that its run has or would have."""
     task, source, run = train.asked(given)
     found = prepare.tables(source, task)
-    prepared = prepare.images(source, found, task.config, machinery.device(task.config))
+    prepared = prepare.images(source, found, task, machinery.device(task.config))
     return probe(task, prepared, folds.chosen(run, prepared.labelled, task), task.config.name)
 
 
 def main(argv: list[str]) -> None:
-    given = train.arguments("probe", argv)
+    given = train.parser("probe").parse_intermixed_args(argv)
     folder = Path(given.config)
     is_run = (folder / "run.json").is_file()
     run = of_run(given) if is_run else of_configuration(given)

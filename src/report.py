@@ -14,7 +14,7 @@ from core import config as settings
 from core.commands import Parser
 from core.errors import UserError, command, some
 from core.files import SYNTHETIC, read_json, shown, write_bytes
-from core.logits_file import Logits, read_logits
+from core.logits_file import Logits, ids_of, read_logits
 from core.tables import read_table
 from core.task import Task
 from tasks.opened import Opened, open_run
@@ -34,7 +34,7 @@ vertical-align: bottom }
 th:first-child, td:first-child { text-align: left }
 .warning { border: 2px solid #d55e00; padding: 0.5rem 1rem; font-weight: bold }
 """
-NEEDED = ("log.csv", "folds.csv", "val_logits.npz", "calibration.json", "report.json")
+NEEDED = ("folds.csv", "val_logits.npz", "calibration.json", "report.json")
 
 
 def report(folder: Path, labels: Sequence[str] = ()) -> list[Path]:
@@ -45,11 +45,13 @@ def report(folder: Path, labels: Sequence[str] = ()) -> list[Path]:
     """
     run = open_run(folder)
     config, task, about = run.config, run.task, run.about
-    needed = [name for name in NEEDED if name != "log.csv" or "baseline" not in about]
-    lacking = [name for name in needed if not (folder / name).is_file()]
+    lacking = [name for name in NEEDED if not (folder / name).is_file()]
+    if "baseline" not in about:
+        logs = [one.folder / "log.csv" for one in run.networks]
+        lacking += [str(log.relative_to(folder)) for log in logs if not log.is_file()]
     if lacking:
         raise UserError(f"{shown(folder)} has no {some(lacking)} yet: run the command that began it once more")
-    val, calibration = run.val, run.calibration
+    vals, calibration = run.vals, run.calibration
     if labels and not plots.OF_LABELS & set(task.plots):
         raise UserError(
             "--labels is for runs with any number of labels an image: the pictures of this one show all its classes"
@@ -58,16 +60,15 @@ def report(folder: Path, labels: Sequence[str] = ()) -> list[Path]:
     found, headline, printed = _read(run)
     material = Material(
         synthetic=bool(about.get("synthetic")),
-        history=_history(folder, task),
-        best_epoch=about.get("best_epoch"),
+        histories=_histories(run),
         monitor=task.monitor,
         rule=config.rule,
-        val=val,
-        test=_labelled(run, found),
+        vals=vals,
+        tests=_labelled(run, found),
         calibration=calibration,
         report=found,
         labels=labels,
-        patients=patients_of(val, rows),
+        patients=patients_of(ids_of(vals), rows),
     )
     pictures = [(picture, picture.png()) for picture in plots.draw(task.plots, material)]
 
@@ -89,7 +90,7 @@ def _read(run: Opened) -> tuple[dict, dict[str, float | None], str]:
             f"{shown(path)} is of rule {found.get('rule')} and the run is now decided by {run.config.rule}: {anew}"
         )
     try:
-        if [row["class"] for row in found["per_class"]] != run.val.classes.tolist():
+        if [row["class"] for row in found["per_class"]] != run.about["classes"]:
             raise KeyError("the run's classes")
         printed = "\n".join([*run.task.lines(found, run.calibration), *run.task.warning(found)])
         return found, run.task.headline(found), printed
@@ -97,25 +98,33 @@ def _read(run: Opened) -> tuple[dict, dict[str, float | None], str]:
         raise UserError(f"{shown(path)} lacks {error}: {anew}") from error
 
 
-def _labelled(run: Opened, found: dict) -> Logits | None:
+def _labelled(run: Opened, found: dict) -> list[Logits] | None:
     """The run's own test logits where they hold labels, else None."""
-    path = run.folder / "test_logits.npz"
-    if not path.is_file():
-        if "test" in found:
-            raise UserError(
-                f"{shown(run.folder)} has no test_logits.npz, and its report is of the test part: run the command that"
-                " began it once more"
-            )
-        return None
-    test = read_logits(path).labelled
-    return test if len(test.ids) else None
+    tests = []
+    for one in run.networks:
+        path = one.folder / "test_logits.npz"
+        if not path.is_file():
+            if "test" in found:
+                raise UserError(
+                    f"{shown(one.folder)} has no test_logits.npz, and its report is of the test part: run the command"
+                    " that began it once more"
+                )
+            return None
+        tests.append(read_logits(path).labelled)
+    return tests if len(tests[0].ids) else None
 
 
-def _history(folder: Path, task: Task) -> list[dict[str, str]]:
-    """The rows of log.csv; none for a baseline, which has no epochs."""
-    path = folder / "log.csv"
-    if not path.is_file():
-        return []
+def _histories(run: Opened) -> dict[str, tuple[list[dict[str, str]], int | None]]:
+    """The rows of log.csv and the best epoch of every network; none for a baseline, which has no epochs."""
+    found = {}
+    for one in run.networks:
+        if (one.folder / "log.csv").is_file():
+            name = f"fold {one.config.fold}" if one.config.folds else ""
+            found[name] = _history(one.folder / "log.csv", one.task), one.about.get("best_epoch")
+    return found
+
+
+def _history(path: Path, task: Task) -> list[dict[str, str]]:
     again = "run the command that began the run once more"
     rows = read_table(path, ["epoch", "stage", "train_loss", "val_loss", task.monitor, "lr"], again).to_dict("records")
     try:

@@ -12,6 +12,7 @@ import numpy as np
 from core import config as settings
 from core import folds, packages, runs
 from core.commands import Parser
+from core.config import Config
 from core.data_set import Source, Table
 from core.files import digest, shown
 from core.logits_file import Logits, write_logits
@@ -28,8 +29,8 @@ from net.model import Net
 from tasks import registry
 
 
-def arguments(script: str, argv: list[str]) -> Namespace:
-    """The command line that `train` and the main job share."""
+def parser(script: str) -> Parser:
+    """The command line that `train`, `probe` and the main job share."""
     parser = Parser(script)
     parser.add_argument("config", help="a name below configs/, or a .yaml file")
     parser.add_argument("--data", metavar="DIR", help="folder of the data set (README: Where the data goes)")
@@ -37,7 +38,7 @@ def arguments(script: str, argv: list[str]) -> Namespace:
     parser.add_argument(
         "settings", nargs="*", metavar="key=value", help="settings that replace those of the configuration"
     )
-    return parser.parse_intermixed_args(argv)
+    return parser
 
 
 def asked(given: Namespace) -> tuple[Task, Source, Run]:
@@ -46,8 +47,16 @@ def asked(given: Namespace) -> tuple[Task, Source, Run]:
     source, quick = prepare.find(given.data, config.slug, registry.TASKS[config.task].layout, given.demo)
     config = registry.load(given.config, given.settings, source.synthetic, quick)
     task, run = registry.task_of(config), Run.named(config.name)
-    checks.check(config, task, run.begun)
+    its = registry.networks(task, run)
+    checks.check(config, task, all(one.begun for _, one in its))
     checks.warn(config, task)
+    for _, one in its:
+        refuse_other_settings(config, one)
+    return task, source, run
+
+
+def refuse_other_settings(config: Config, run: Run) -> None:
+    """Raises UserError for a run that was begun with other settings than these."""
     folder = shown(run.folder)
     if "config" not in run.about and (run / "last.pt").is_file():
         raise UserError(
@@ -60,7 +69,6 @@ def asked(given: Namespace) -> tuple[Task, Source, Run]:
                 f"{folder} was made with other settings: {some(changed)}; give this run another name=, or delete"
                 f" {folder}"
             )
-    return task, source, run
 
 
 def train(task: Task, source: Source, run: Run) -> Prepared:
@@ -72,7 +80,7 @@ def train(task: Task, source: Source, run: Run) -> Prepared:
         weights = "none" if (run / "last.pt").is_file() else config.weights
         net = model.build(config, len(found.labelled.classes), weights)
     with run.timed("prepare"):
-        prepared = prepare.images(source, found, config, machine.device)
+        prepared = prepare.images(source, found, task, machine.device)
     if run.begun:
         prepare.same(run, prepared)
     parts = folds.chosen(run, prepared.labelled, task)
@@ -128,7 +136,8 @@ def record(run: Run, task: Task, prepared: Prepared, parts: np.ndarray, net: Net
     )  # fmt: skip
     folds.keep(run, table, parts)
     numbers = ", ".join(f"{(parts == part).sum()} for {part}" for part in task.parts)
-    print(f"{run.folder.name}: {config.model} on {numbers}, {len(table.classes)} classes; {machine}", flush=True)
+    name = config.name + f", fold {config.fold} of {config.folds}" * bool(config.folds)
+    print(f"{name}: {config.model} on {numbers}, {len(table.classes)} classes; {machine}", flush=True)
     total, trainable = (run.about["parameters"][what] / 1e6 for what in ("total", "trainable"))
     print(f"parameters: {total:.2f} M, {trainable:.2f} M of them trained", flush=True)
 
@@ -161,9 +170,10 @@ def say_what_is_rare(classes: list[str], counts: np.ndarray, val_targets: np.nda
 
 
 def main(argv: list[str]) -> None:
-    task, source, run = asked(arguments("train", argv))
-    train(task, source, run)
-    print(f"validation logits: {shown(run / 'val_logits.npz')}")
+    task, source, run = asked(parser("train").parse_intermixed_args(argv))
+    for one, its in registry.networks(task, run):
+        train(one, source, its)
+        print(f"validation logits: {shown(its / 'val_logits.npz')}")
 
 
 if __name__ == "__main__":

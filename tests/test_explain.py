@@ -207,7 +207,7 @@ def of_findings(content: Logits, labels=(0, 1, 2), number=12):
             }
         ],
     }
-    whose, found = multi_label_report.examples(Evidence(None, content, calibration, "sigmoid"), labels, number)
+    whose, found = multi_label_report.examples(Evidence(None, [content], calibration, "sigmoid"), labels, number)
     assert whose is content
     return [(one.row, one.label) for one in found], {one.why for one in found}, [one.p for one in found]
 
@@ -257,7 +257,7 @@ def test_decisions_are_hits_misses_and_the_rarest_classes():
     sure = [3, 4, 2, 6, 3, 5, 1, 2, 4, 7]
     val = logits_file(np.eye(4)[said] * np.array(sure)[:, None], np.eye(4)[truth])
     calibration = registry.task_of(registry.load("modelB")).calibrate([val])
-    whose, found = single_label_report.examples(Evidence(val, None, calibration, "argmax"), range(4), 5)
+    whose, found = single_label_report.examples(Evidence([val], None, calibration, "argmax"), range(4), 5)
     assert whose is val
     assert [(one.row, one.label, one.why) for one in found] == [
         (0, 0, "rare, 10 training images; hit"),  # the only class of the rarest quarter, its most probable image
@@ -267,12 +267,12 @@ def test_decisions_are_hits_misses_and_the_rarest_classes():
         (1, 0, f"missed: answered c1, p = {np.exp(4) / (np.exp(4) + 3):.2f}"),
     ]
     assert found[0].p == pytest.approx(np.exp(3) / (np.exp(3) + 3)) and found[3].p < 0.01
-    everything = single_label_report.examples(Evidence(val, None, calibration, "argmax"), range(4), 99)[1]
+    everything = single_label_report.examples(Evidence([val], None, calibration, "argmax"), range(4), 99)[1]
     assert sorted(one.row for one in everything) == list(range(10)) and all(
         one.label == truth[one.row] for one in everything
     )
     assert {
-        one.label for one in single_label_report.examples(Evidence(val, None, calibration, "argmax"), [2, 3], 99)[1]
+        one.label for one in single_label_report.examples(Evidence([val], None, calibration, "argmax"), [2, 3], 99)[1]
     } == {2, 3}
 
 

@@ -150,18 +150,16 @@ def test_images_doubled_within_their_patients_make_no_interval_narrower():
     twice = replace(test.take(np.tile(np.arange(300), 2)), ids=np.arange(600).astype(str))
     once = multi_label_report._part(
         "test",
-        test,
-        Evidence(val, test, calibration, "sigmoid"),
+        Evidence([val], [test], calibration, "sigmoid"),
         plain(val) | {name: {"patient": str(row)} for row, name in enumerate(test.ids)},
     )
     doubled = multi_label_report._part(
         "test",
-        twice,
-        Evidence(val, twice, calibration, "sigmoid"),
+        Evidence([val], [twice], calibration, "sigmoid"),
         plain(val) | {str(row): {"patient": str(row % 300)} for row in range(600)},
     )
     as_rows = multi_label_report._part(
-        "test", twice, Evidence(val, twice, calibration, "sigmoid"), plain(val) | plain(twice)
+        "test", Evidence([val], [twice], calibration, "sigmoid"), plain(val) | plain(twice)
     )
     assert (once[0]["patients"], doubled[0]["patients"], as_rows[0]["patients"]) == (300, 300, 600)
     for figure in multi_label_report.FIGURES:
@@ -323,7 +321,7 @@ def test_a_report_computed_by_hand():
     }
     calibration = multi_label.calibrate([val])
     assert calibration["thresholds"]["sigmoid"] == {"sens95": [pytest.approx(0.4)], "spec95": [pytest.approx(0.9)]}
-    found = multi_label_report.report(Evidence(val, test, calibration, "sigmoid"), rows)
+    found = multi_label_report.report(Evidence([val], [test], calibration, "sigmoid"), rows)
     (row,) = found["per_class"]
     brier = (0.2**2 + 0.6**2 + 0.5**2 + 0.3**2 + 0.95**2) / 5
     expected = {
@@ -351,7 +349,7 @@ def test_a_report_computed_by_hand():
         "brier": pytest.approx(brier),
         "brier_skill": pytest.approx(row["brier_skill"]),
     }
-    assert "test" not in multi_label_report.report(Evidence(val, None, calibration, "sigmoid"), rows)
+    assert "test" not in multi_label_report.report(Evidence([val], None, calibration, "sigmoid"), rows)
 
 
 def test_a_draw_of_every_image_once_gives_the_point_estimates():
@@ -420,7 +418,7 @@ def test_always_forecasting_the_prevalence():
     """A prevalence of 9 % scores 0.09 · 0.91 = 0.0819 by doing nothing, below the thesis' 0.181 for cardiomegaly; its
     skill is 0."""
     idle = by_hand(np.full(1000, 0.09), np.arange(1000) < 90, counts=(900,), rows=10000)
-    found = multi_label_report.report(Evidence(idle, None, multi_label.calibrate([idle]), "sigmoid"), plain(idle))
+    found = multi_label_report.report(Evidence([idle], None, multi_label.calibrate([idle]), "sigmoid"), plain(idle))
     (row,) = found["per_class"]
     assert row["brier"] == pytest.approx(0.0819, abs=1e-7) and row["brier_skill"] == pytest.approx(0, abs=1e-6)
     assert row["auc"] == 0.5 and row["average_precision"] == pytest.approx(0.09)
@@ -433,12 +431,12 @@ def test_unknown_targets_are_left_out_label_by_label():
     targets = test.targets.copy()
     targets[:250, 0] = np.nan
     calibration = multi_label.calibrate([test])
-    full = multi_label_report.report(Evidence(test, None, calibration, "calibrated"), plain(test))["per_class"]
+    full = multi_label_report.report(Evidence([test], None, calibration, "calibrated"), plain(test))["per_class"]
     partly = multi_label_report.report(
-        Evidence(replace(test, targets=targets), None, calibration, "calibrated"), plain(test)
+        Evidence([replace(test, targets=targets)], None, calibration, "calibrated"), plain(test)
     )["per_class"]
     cut = multi_label_report.report(
-        Evidence(test.take(np.arange(250, 400)), None, calibration, "calibrated"), plain(test)
+        Evidence([test.take(np.arange(250, 400))], None, calibration, "calibrated"), plain(test)
     )["per_class"]
     assert partly[1:] == full[1:] and partly[0] != full[0]
     points = ["images", "positives", "prevalence", *multi_label_report.FIGURES]
@@ -449,7 +447,7 @@ def test_labels_without_positives_are_named_and_left_out_of_the_means():
     val, test = world(400, 6, name="v")[0], world(400, 7)[0]
     targets = np.stack([test.targets[:, 0], test.targets[:, 1], np.zeros(400)], axis=1)
     found = multi_label_report.report(
-        Evidence(val, replace(test, targets=targets), multi_label.calibrate([val]), "calibrated"),
+        Evidence([val], [replace(test, targets=targets)], multi_label.calibrate([val]), "calibrated"),
         plain(val) | plain(test),
     )
     part, rows = found["test"], found["per_class"]
@@ -471,7 +469,7 @@ def test_a_label_of_one_positive_patient_leaves_the_draws_that_miss_it():
     """Its area is the same in every draw that has it; the macro mean of the other draws is of the other label alone."""
     scores, truth = np.arange(1, 31) / 31, np.arange(30) >= 15
     val = by_hand(np.stack([scores, scores], axis=1), np.stack([truth, np.arange(30) == 29], axis=1), counts=(2, 1))
-    found = multi_label_report.report(Evidence(val, None, multi_label.calibrate([val]), "sigmoid"), plain(val))
+    found = multi_label_report.report(Evidence([val], None, multi_label.calibrate([val]), "sigmoid"), plain(val))
     assert found["validation"]["interval"]["auc"] == [1, 1]
     assert found["per_class"][1]["auc_low"] == 1 and found["per_class"][1]["sens_at_spec95_low"] == 1
 
@@ -490,7 +488,7 @@ def test_subgroups():
         for k, name in enumerate(test.ids)
     }
     calibration = multi_label.calibrate([test])
-    groups = multi_label_report.report(Evidence(test, None, calibration, "sigmoid"), rows)["validation"]["subgroups"]
+    groups = multi_label_report.report(Evidence([test], None, calibration, "sigmoid"), rows)["validation"]["subgroups"]
     names = [(one["by"], one["group"]) for one in groups]
     # one projection; 15 images by RNN_model
     assert names == [("sex", "F"), ("sex", "M"), ("age", "<40"), ("age", "40–59"), ("age", "60–79"), ("age", "≥80")]
@@ -503,7 +501,9 @@ def test_subgroups():
     assert all(one["interval"][0] <= one["auc"] <= one["interval"][1] for one in groups)
     assert [one["images"] for one in groups[2:]] == [58, 114, 57, 57]
     assert (
-        multi_label_report.report(Evidence(test, None, calibration, "sigmoid"), plain(test))["validation"]["subgroups"]
+        multi_label_report.report(Evidence([test], None, calibration, "sigmoid"), plain(test))["validation"][
+            "subgroups"
+        ]
         == []
     )
 
@@ -515,7 +515,7 @@ def test_the_tables_show_what_the_report_holds():
         test, _ = world(500, seed)
         rows = plain(val) | {name: {"id": name, "sex": "FM"[k % 2]} for k, name in enumerate(test.ids)}
         reports.append(
-            multi_label_report.report(Evidence(val, test, calibration, "calibrated"), rows)
+            multi_label_report.report(Evidence([val], [test], calibration, "calibrated"), rows)
             | {
                 "run": f"seed{seed}",
                 "rule": "calibrated",
@@ -567,7 +567,7 @@ def test_the_tables_bear_what_is_undefined():
     val = replace(val, targets=val.targets * [1, 1, 0])
     test = replace(test, targets=np.stack([test.targets[:, 0], test.targets[:, 1], np.full(100, np.nan)], axis=1))
     found = multi_label_report.report(
-        Evidence(val, test, multi_label.calibrate([val]), "sigmoid"), plain(val) | plain(test)
+        Evidence([val], [test], multi_label.calibrate([val]), "sigmoid"), plain(val) | plain(test)
     ) | {
         "run": "r",
         "rule": "sigmoid",
@@ -638,9 +638,9 @@ def test_a_part_without_anything_to_measure_is_refused():
     calibration, rows = multi_label.calibrate([val]), plain(val) | plain(test)
     for targets in (np.zeros((100, 3)), np.ones((100, 3)), np.full((100, 3), np.nan)):
         with pytest.raises(UserError, match="the test part has no positive"):
-            multi_label_report.report(Evidence(val, replace(test, targets=targets), calibration, "sigmoid"), rows)
+            multi_label_report.report(Evidence([val], [replace(test, targets=targets)], calibration, "sigmoid"), rows)
     with pytest.raises(UserError, match="100 images of the logits are not in the run's folds.csv"):
-        multi_label_report.report(Evidence(val, test, calibration, "sigmoid"), plain(val))
+        multi_label_report.report(Evidence([val], [test], calibration, "sigmoid"), plain(val))
 
 
 def test_the_modules_start_light():

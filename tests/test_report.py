@@ -151,11 +151,10 @@ def material_of(folder: Path, labels=()) -> tuple[tuple[str, ...], plots.Materia
     task, found = registry.task_of(config), files.read_json(folder / "report.json")
     return task.plots, plots.Material(
         about["synthetic"],
-        report._history(folder, task),
-        about["best_epoch"],
+        report._histories(open_run(folder)),
         task.monitor,
         config.rule,
-        logits_file.read_logits(folder / "val_logits.npz"),
+        [logits_file.read_logits(folder / "val_logits.npz")],
         report._labelled(open_run(folder), found),
         files.read_json(folder / "calibration.json"),
         found,
@@ -290,12 +289,12 @@ def test_every_picture_is_fit_to_print(pictures):
 
 def test_the_operating_points_lie_on_the_curve_where_the_thresholds_put_them(made_runs, pictures):
     _, material = material_of(made_runs["many"])
-    p = 1 / (1 + np.exp(-material.test.logits[0].astype(float)))
+    p = 1 / (1 + np.exp(-material.tests[0].logits[0].astype(float)))
     axes = [axis for axis in pictures["many"]["roc_all"].figure.axes if axis.axison]
     assert len(axes) == len(LABELS) - 1
     for axis, name in zip(axes, LABELS, strict=False):
         c = LABELS.index(name)
-        curve, truth = lines(axis, "ROC"), material.test.targets[:, c]
+        curve, truth = lines(axis, "ROC"), material.tests[0].targets[:, c]
         for point in ("sens95", "spec95"):
             said = p[:, c] >= material.calibration["thresholds"]["sigmoid"][point][c]
             ((x, y),) = lines(axis, point)
@@ -320,7 +319,7 @@ def test_labels_are_chosen_and_those_without_positives_are_named(made_runs, pict
     folder = made_runs["many"]
     _, material = material_of(folder)
     few, said = plots.labels_of(material, ())
-    positives = {name: (material.test.targets[:, c] == 1).sum() for c, name in enumerate(LABELS)}
+    positives = {name: (material.tests[0].targets[:, c] == 1).sum() for c, name in enumerate(LABELS)}
     assert {label.name for label in few} == set(sorted(LABELS, key=lambda name: -positives[name])[:4]) and [
         label.name for label in few
     ] == [name for name in LABELS if name in {label.name for label in few}]
@@ -332,7 +331,7 @@ def test_labels_are_chosen_and_those_without_positives_are_named(made_runs, pict
     chosen, said = plots.labels_of(material, ["unchanged", "never seen"])
     assert [label.name for label in chosen] == ["unchanged"] and "never seen" in said
     assert len(next(plots.draw(["roc"], replace(material, labels=["unchanged"]))).figure.axes) == 1
-    validation, said = plots.labels_of(replace(material, test=None), ["unchanged"])
+    validation, said = plots.labels_of(replace(material, tests=None), ["unchanged"])
     assert len(validation[0].truth) <= 160 and "optimistic" in said
     for wanted, match in (
         (["pneumonitis"], "there is no label pneumonitis"),
@@ -345,7 +344,9 @@ def test_labels_are_chosen_and_those_without_positives_are_named(made_runs, pict
 def test_many_labels_go_to_several_pictures(made_runs):
     _, material = material_of(made_runs["many"])
     columns = np.arange(24) % 6
-    wide = {field: getattr(material.test, field)[..., columns] for field in ("logits", "targets", "counts", "prior")}
+    wide = {
+        field: getattr(material.tests[0], field)[..., columns] for field in ("logits", "targets", "counts", "prior")
+    }
     names = [f"label {number}" for number in range(24)]
     calibration = {
         "classes": names,
@@ -357,7 +358,7 @@ def test_many_labels_go_to_several_pictures(made_runs):
     rows = [material.report["per_class"][c] | {"class": name} for c, name in zip(columns, names, strict=True)]
     many = replace(
         material,
-        test=replace(material.test, classes=np.array(names), **wide),
+        tests=[replace(material.tests[0], classes=np.array(names), **wide)],
         calibration=calibration,
         report={"per_class": rows},
         labels=(),
@@ -453,7 +454,7 @@ def test_training_curves_mark_the_best_epoch_and_the_frozen_ones(made_runs, pict
         and "first 2 epochs" in pictures["one"]["training"].caption
     )
     _, material = material_of(made_runs["one"])
-    once = next(plots.draw(["training"], replace(material, history=material.history[:1], best_epoch=1)))
+    once = next(plots.draw(["training"], replace(material, histories={"": (material.histories[""][0][:1], 1)})))
     assert once.figure.axes[0].lines[0].get_marker() == "o"  # a line of one point would be invisible
 
 
@@ -506,7 +507,7 @@ def test_a_baseline_has_no_training_curves(copied):
         files.read_json(copied["many"] / "run.json") | {"baseline": "logistic regression", "best_epoch": None},
     )
     names, material = material_of(copied["many"])
-    assert material.history == [] and list(plots.draw(["training"], material)) == []
+    assert material.histories == {} and list(plots.draw(["training"], material)) == []
 
 
 def test_matplotlib_is_loaded_by_this_verb_alone():

@@ -203,6 +203,13 @@ def probabilities(contents: Sequence[Logits], calibration: dict, rule: str) -> n
     return np.mean([_activated(content, own) for content, own in zip(contents, params, strict=True)], axis=0)
 
 
+def out_of_fold(vals: Sequence[Logits], calibration: dict, rule: str) -> np.ndarray:
+    """The same of validation rows, every network's (fold's) own, one after the other: float64 [N, C]."""
+    params = _fitted(vals, calibration, rule)
+    different_images(vals)
+    return np.concatenate([_activated(val, own) for val, own in zip(vals, params, strict=True)])
+
+
 def decide(tests: Sequence[Logits], calibration: dict, rule: str, counts: np.ndarray | None = None) -> np.ndarray:
     """What is written for every row of the test logits: `probabilities`. Raises UserError when class counts are
     given."""

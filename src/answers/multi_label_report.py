@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from answers import stats
-from answers.multi_label import HELD, RULES, countable, monitor, probabilities, sigmoid, thresholds
+from answers.multi_label import HELD, RULES, countable, monitor, out_of_fold, probabilities, sigmoid, thresholds
 from core.config import differences
 from core.errors import UserError, some
 from core.examples import Example, falling, in_turn
 from core.files import SYNTHETIC
-from core.logits_file import Logits
+from core.logits_file import Logits, pooled, same_rows
 from core.task import Evidence, Rows
 
 FIGURES = (
@@ -55,12 +55,11 @@ def report(found: Evidence, rows: Rows) -> dict:
     theirs. `per_class` is of the test part when there is one. What is undefined is None. Raises UserError when a part
     has no label to measure, or images that `rows` lacks.
     """
-    parts = {"validation": found.val} | ({"test": found.test} if found.test is not None else {})
-    figures = {name: _part(name, content, found, rows) for name, content in parts.items()}
+    figures = {name: _part(name, found, rows) for name in ("validation", "test")[: 1 + (found.tests is not None)]}
     return {
         "rule": found.rule,
         **{name: part for name, (part, _) in figures.items()},
-        "per_class": figures[list(parts)[-1]][1],
+        "per_class": figures[list(figures)[-1]][1],
     }
 
 
@@ -71,15 +70,18 @@ def _shown_part(report: dict) -> str:
 
 def score(found: Evidence, rows: Rows) -> dict:
     """The validation part alone: `score` is its macro AUC, which chose the epoch."""
-    part, per_class = _part("validation", found.val, found, rows)
+    part, per_class = _part("validation", found, rows)
     return {"score": part["macro"]["auc"], "rule": found.rule, "validation": part, "per_class": per_class}
 
 
-def _part(name: str, content: Logits, found: Evidence, rows: Rows) -> tuple[dict, list[dict]]:
-    """The figures of one part, called `name`, and a row of them for every label."""
-    val, _, calibration, rule = found
-    targets, prevalence = content.targets, content.counts / content.rows
-    at, p = thresholds(calibration, rule), {each: probabilities([content], calibration, each) for each in RULES}
+def _part(name: str, found: Evidence, rows: Rows) -> tuple[dict, list[dict]]:
+    """The figures of one part, `validation` or `test`, and a row of them for every label."""
+    vals, tests, calibration, rule = found
+    val, counts = pooled(vals, exclusive=False), sum(each.counts for each in vals)
+    content, of_part = (val, out_of_fold) if name == "validation" else (tests[0], probabilities)
+    targets, prevalence = content.targets, counts / sum(each.rows for each in vals)
+    at = thresholds(calibration, rule)
+    p = {each: of_part(vals if name == "validation" else tests, calibration, each) for each in RULES}
     counted = countable(targets)
     if not counted.any():
         raise UserError(
@@ -88,11 +90,11 @@ def _part(name: str, content: Logits, found: Evidence, rows: Rows) -> tuple[dict
         )
     patients = _patients(content, rows)
     weights = _weights(patients)
-    if val is content:
+    if name == "validation":
         drawn = _drawn_thresholds(targets, p[rule], weights)
     else:
         val_weights = _weights(_patients(val, rows), seed=1)
-        drawn = _drawn_thresholds(val.targets, probabilities([val], calibration, rule), val_weights)
+        drawn = _drawn_thresholds(val.targets, out_of_fold(vals, calibration, rule), val_weights)
 
     points = _points(targets, p[rule], prevalence, at)
     draws = _draws(targets, p[rule], prevalence, drawn, weights)
@@ -136,19 +138,28 @@ def paired(ours: Sequence[Evidence], theirs: Sequence[Evidence], rows: Rows) -> 
     Of the test part where all have it. A rule changes no label's ranking on a single view, so none is applied. Raises
     UserError for other images, labels or targets.
     """
-    tested = all(test is not None for _, test, *_ in (*ours, *theirs))
-    contents = [[test if tested else val for val, test, *_ in runs] for runs in (ours, theirs)]
+    tested = all(run.tests is not None for run in (*ours, *theirs))
+    said = [[_ranked(run, tested) for run in runs] for runs in (ours, theirs)]
     return {
         "part": "test" if tested else "validation",
-        "images": len(contents[0][0].ids),
+        "images": len(said[0][0][0].ids),
         "resampled": "patients",
-        **_paired(*contents, rows),
+        **_paired(*said, rows),
     }
 
 
-def _paired(ours: Sequence[Logits], theirs: Sequence[Logits], rows: Rows) -> dict:
-    first = ours[0]
-    _check_same_images([*ours, *theirs])
+def _ranked(run: Evidence, tested: bool) -> tuple[Logits, np.ndarray]:
+    """The rows of a run's test part or of its validation part, and the plain probability of every label, float
+    [N, C]."""
+    if not tested:
+        val = pooled(run.vals, exclusive=False)
+        return val, sigmoid(val.logits.astype(float)).mean(axis=0)
+    return run.tests[0], np.mean([sigmoid(test.logits.astype(float)).mean(axis=0) for test in run.tests], axis=0)
+
+
+def _paired(ours: Sequence[tuple[Logits, np.ndarray]], theirs: Sequence[tuple[Logits, np.ndarray]], rows: Rows) -> dict:
+    first = ours[0][0]
+    forecasts = [p[_places(content, first)] for content, p in (*ours, *theirs)]
     labels = np.flatnonzero(countable(first.targets))
     if not len(labels):
         raise UserError(
@@ -156,8 +167,7 @@ def _paired(ours: Sequence[Logits], theirs: Sequence[Logits], rows: Rows) -> dic
         )
     weights = _weights(_patients(first, rows))
     macro = []  # of the networks: macro AUC as it is [1] and in every draw [draws]
-    for content in (*ours, *theirs):
-        p = sigmoid(content.logits.astype(float)).mean(axis=0)
+    for p in forecasts:
         areas = [_areas(first.targets, p, labels, each) for each in (np.ones((1, len(p))), weights)]
         macro.append([_mean(each.T) for each in areas])
     mine, others = macro[: len(ours)], macro[len(ours) :]
@@ -170,19 +180,21 @@ def _paired(ours: Sequence[Logits], theirs: Sequence[Logits], rows: Rows) -> dic
     }
 
 
-def _check_same_images(contents: Sequence[Logits]) -> None:
-    first = contents[0]
-    for content in contents:
-        if not np.array_equal(content.ids, first.ids) or content.classes.tolist() != first.classes.tolist():
-            raise UserError(
-                "the two runs were tested on different images or labels, so they cannot be compared image by image:"
-                " give both the same split"
-            )
-        if not np.array_equal(content.targets, first.targets, equal_nan=True):
-            raise UserError(
-                "the two runs were tested on the same images with different labels of them, so they cannot be compared:"
-                " train both from one label file"
-            )
+def _places(content: Logits, first: Logits) -> np.ndarray:
+    """Where the rows of `first` stand in another file, int [N]. Raises UserError for other images, classes or
+    labels."""
+    places = same_rows(content, first)
+    if places is None:
+        raise UserError(
+            "the two runs were tested on different images or labels, so they cannot be compared image by image:"
+            " give both the same split"
+        )
+    if not np.array_equal(content.targets[places], first.targets, equal_nan=True):
+        raise UserError(
+            "the two runs were tested on the same images with different labels of them, so they cannot be compared:"
+            " train both from one label file"
+        )
+    return places
 
 
 # ---- images and their patients
@@ -571,13 +583,13 @@ def examples(found: Evidence, labels: Sequence[int], number: int) -> tuple[Logit
     0.9 the most probable ones are taken, and `why` says so. Also returns the logits file whose rows they are. Raises
     UserError without a test part, or without an image that has exactly one positive label, one of `labels`.
     """
-    test = found.test
-    if test is None:
+    if found.tests is None:
         raise UserError(
             "the run has no test_logits.npz yet, and its examples are test images: run the command that began it once"
             " more"
         )
-    p, positive = probabilities([test], found.calibration, found.rule), test.targets == 1
+    test = found.tests[0]
+    p, positive = probabilities(found.tests, found.calibration, found.rule), test.targets == 1
     single, label = (positive.sum(axis=1) == 1) & ~np.isnan(test.targets).any(axis=1), positive.argmax(axis=1)
     rows = np.flatnonzero(single & np.isin(label, labels))
     if not len(rows):

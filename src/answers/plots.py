@@ -20,7 +20,7 @@ from answers import metrics, multi_label, single_label, stats
 from answers.posterior import GRID
 from answers.rules import RULES, truth_of
 from core.errors import UserError, some
-from core.logits_file import Logits
+from core.logits_file import Logits, pooled
 
 COLUMN, PAGE = 8.5, 17.5  # width in cm
 DOTS = 300  # per inch
@@ -68,21 +68,25 @@ class Picture:
 
 @dataclass(frozen=True)
 class Material:
-    """What a run left behind. `history` are the rows of log.csv (none where nothing was trained by epochs), `report` is
-    what report.json holds, `test` are test logits with labels or None, `labels` those that a picture of a few shall
-    show."""
+    """What a run left behind. `histories` are the rows of log.csv and the best epoch of every network by its name
+    (none where nothing was trained by epochs), `report` is what report.json holds, `vals` and `tests` are validation
+    logits and test logits with labels or None, a file a network, `labels` those that a picture of a few shall show."""
 
     synthetic: bool
-    history: Sequence[Mapping[str, str]]
-    best_epoch: int | None
+    histories: Mapping[str, tuple[Sequence[Mapping[str, str]], int | None]]
     monitor: str
     rule: str
-    val: Logits
-    test: Logits | None
+    vals: Sequence[Logits]
+    tests: Sequence[Logits] | None
     calibration: dict
     report: dict
     labels: Sequence[str] = ()
     patients: np.ndarray | None = None  # of the validation rows, where their intervals go by patient
+
+    @property
+    def val(self) -> Logits:
+        """The validation rows of all networks."""
+        return pooled(self.vals, exclusive="costs" in self.calibration)
 
 
 def draw(names: Sequence[str], material: Material) -> Iterator[Picture]:
@@ -146,27 +150,26 @@ def _name_ends(axis, ends: Sequence[tuple[float, str, str]], gap: float) -> None
 
 # ---- of every task
 def training(material: Material) -> Iterator[Picture]:
-    """Losses, the monitored figure and the learning rate over the epochs."""
-    rows = material.history
-    if not rows:
-        return
+    """Losses, the monitored figure and the learning rate over the epochs, of every network by itself."""
+    for name, (rows, best_epoch) in material.histories.items():
+        yield _training(name, rows, best_epoch, material.monitor)
+
+
+def _training(name: str, rows: Sequence[Mapping[str, str]], best_epoch: int | None, watched: str) -> Picture:
     epochs = [int(row["epoch"]) for row in rows]
-    column = {
-        name: np.array([float(row[name]) for row in rows])
-        for name in ("train_loss", "val_loss", material.monitor, "lr")
-    }
+    column = {what: np.array([float(row[what]) for row in rows]) for what in ("train_loss", "val_loss", watched, "lr")}
     frozen = sum(row["stage"] == "frozen" for row in rows)
     figure = Figure(figsize=(COLUMN / 2.54, 11 / 2.54), layout="constrained")
     loss, monitored, rate = figure.subplots(3, 1, sharex=True, height_ratios=(1.2, 1.2, 0.6))
     mark = "o" if len(rows) == 1 else ""
-    for name, colour in (("train_loss", BLUE), ("val_loss", ORANGE)):
-        loss.plot(epochs, column[name], color=colour, marker=mark)
+    for which, colour in (("train_loss", BLUE), ("val_loss", ORANGE)):
+        loss.plot(epochs, column[which], color=colour, marker=mark)
     loss.set_ylabel("loss")
     _name_ends(
         loss, [(column["train_loss"][-1], "training", BLUE), (column["val_loss"][-1], "validation", ORANGE)], 0.1
     )
-    what = WORDS.get(material.monitor, material.monitor)
-    monitored.plot(epochs, column[material.monitor], color=GREEN, marker=mark)
+    what = WORDS.get(watched, watched)
+    monitored.plot(epochs, column[watched], color=GREEN, marker=mark)
     monitored.set_ylabel(f"validation\n{what}")
     rate.plot(epochs, column["lr"], color=GREY, drawstyle="steps-mid", marker=mark)
     rate.set_yscale("log")
@@ -179,17 +182,17 @@ def training(material: Material) -> Iterator[Picture]:
     rate.set_xlabel("epoch")
     rate.xaxis.set_major_locator(MaxNLocator(integer=True))
     rate.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
-    caption = (
+    caption = f"{name}: ".capitalize() * bool(name) + (
         "Training and validation loss (training: on the images as they were drawn, augmented and mixed), the figure"
         " that chooses the epoch, and the learning rate."
     )
-    if material.best_epoch in epochs:
-        best = column[material.monitor][epochs.index(material.best_epoch)]
+    if best_epoch in epochs:
+        best = column[watched][epochs.index(best_epoch)]
         for axis in (loss, monitored, rate):
-            axis.axvline(material.best_epoch, color=VERMILLION, linewidth=0.8, linestyle=":")
-        monitored.plot([material.best_epoch], [best], "o", color=VERMILLION)
-        caption += f" Dotted: the best epoch, {material.best_epoch}, whose weights are kept ({what} {best:.3f})."
-        _name_ends(monitored, [(best, f"best: {best:.3f}\nepoch {material.best_epoch}", VERMILLION)], 0.1)
+            axis.axvline(best_epoch, color=VERMILLION, linewidth=0.8, linestyle=":")
+        monitored.plot([best_epoch], [best], "o", color=VERMILLION)
+        caption += f" Dotted: the best epoch, {best_epoch}, whose weights are kept ({what} {best:.3f})."
+        _name_ends(monitored, [(best, f"best: {best:.3f}\nepoch {best_epoch}", VERMILLION)], 0.1)
     if frozen:
         for axis in (loss, monitored, rate):
             axis.axvspan(0.5, frozen + 0.5, color=PALE, linewidth=0, zorder=0)
@@ -197,7 +200,7 @@ def training(material: Material) -> Iterator[Picture]:
             "body frozen", (0.5, 1), (0, 2), xycoords=("data", "axes fraction"), textcoords="offset points", color=GREY
         )
         caption += f" Grey: the first {frozen} epochs, with the body frozen."
-    yield Picture("training", figure, caption)
+    return Picture("training" + f"-{name.replace(' ', '-')}" * bool(name), figure, caption)
 
 
 # ---- of labels, any number of them an image
@@ -233,7 +236,8 @@ def labels_of(material: Material, wanted: Sequence[str] | None = None) -> tuple[
     `wanted` none: those with both positives and negatives; empty: the four of them with most positives, in the run's
     order. Raises UserError for a wanted label that the run does not have, and when none can be drawn.
     """
-    part, content = ("test", material.test) if material.test is not None else ("validation", material.val)
+    tested, calibration = material.tests is not None, material.calibration
+    part, content = ("test", material.tests[0]) if tested else ("validation", material.val)
     names = content.classes.tolist()
     unknown = [name for name in wanted or () if name not in names]
     if unknown:
@@ -247,9 +251,12 @@ def labels_of(material: Material, wanted: Sequence[str] | None = None) -> tuple[
         raise UserError(
             f"none of {some(wanted or names)} has both positives and negatives in the {part} part: choose other labels"
         )
-    p = {rule: multi_label.probabilities([content], material.calibration, rule) for rule in multi_label.RULES}
+    of_part, contents = (
+        (multi_label.probabilities, material.tests) if tested else (multi_label.out_of_fold, material.vals)
+    )
+    p = {rule: of_part(contents, calibration, rule) for rule in multi_label.RULES}
     at, rows = (
-        multi_label.thresholds(material.calibration, material.rule),
+        multi_label.thresholds(calibration, material.rule),
         {row["class"]: row for row in material.report["per_class"]},
     )
     found = []
@@ -455,9 +462,10 @@ def histograms(material: Material) -> Iterator[Picture]:
 def temperature(material: Material) -> Iterator[Picture]:
     """The score over the temperature, on the rows that the temperature is fitted on."""
     val, costs = material.val, metrics.Costs(**material.calibration["costs"])
-    fitted = material.calibration["networks"][0]["rules"]["temperature"]
-    chosen, curve = fitted["temperature"], {point["temperature"]: point["score"] for point in fitted.get("curve", ())}
-    heats = sorted({*(curve or GRID), chosen})
+    fitted = [network["rules"]["temperature"] for network in material.calibration["networks"]]
+    chosen, alone = [one["temperature"] for one in fitted], len(fitted) == 1
+    curve = {point["temperature"]: point["score"] for point in fitted[0].get("curve", ())} if alone else {}
+    heats = sorted({*(curve or GRID), *chosen})
     truth, n = truth_of(val), val.targets.sum(axis=0).astype(int)
     scores, band = [], []
     for heat in heats:
@@ -470,19 +478,21 @@ def temperature(material: Material) -> Iterator[Picture]:
     axis = figure.subplots()
     axis.fill_between(heats, low, high, color=BLUE, alpha=0.2, linewidth=0)
     axis.plot(heats, scores, color=BLUE)
-    how = "chosen" if fitted.get("tuned") else "given"
-    axis.plot([chosen], [scores[heats.index(chosen)]], "o", color=VERMILLION, zorder=3)
-    best = scores[heats.index(chosen)]
+    how = "chosen" if fitted[0].get("tuned") else "given"
+    best = [scores[heats.index(heat)] for heat in chosen]
+    axis.plot(chosen, best, "o", color=VERMILLION, zorder=3)
+    said = f"{how}: T = {chosen[0]:g}, score {best[0]:.3f}".replace("-", "−")
     axis.annotate(
-        f"{how}: T = {chosen:g}, score {best:.3f}".replace("-", "−"),
-        (chosen, 1),
+        said if alone else f"{how}, fold by fold: T = {', '.join(f'{heat:g}' for heat in chosen)}",
+        (chosen[0], 1),
         (0, 4),
         xycoords=("data", "axes fraction"),
         textcoords="offset points",
         color=VERMILLION,
-        ha="left" if chosen < (heats[0] + heats[-1]) / 2 else "right",
+        ha="left" if chosen[0] < (heats[0] + heats[-1]) / 2 else "right",
     )
-    axis.axvline(chosen, color=VERMILLION, linewidth=0.8, linestyle=":")
+    for heat in chosen:
+        axis.axvline(heat, color=VERMILLION, linewidth=0.8, linestyle=":")
     text = f"always {always['class']}: {always['score']:.3f}".replace("-", "−")
     reach = max(high.max() - low.min(), 0.01)
     axis.set_ylim(low.min() - 0.2 * reach, high.max() + 0.05 * reach)
@@ -497,7 +507,8 @@ def temperature(material: Material) -> Iterator[Picture]:
     axis.annotate(text, where, (0, 3), xycoords=beside, textcoords="offset points", color=GREY, ha="right")
     axis.set(xlabel="temperature T", ylabel="competition score, validation", xlim=(heats[0], heats[-1]))
     caption = (
-        f"The score of argmax softmax(z / T) on the {len(truth)} validation images, which it is fitted on. Band: 95 %"
+        f"The score of argmax softmax(z / T) on the {len(truth)} validation images, which it is fitted on"
+        f"{'' if alone else ', each fold on its own'}. Band: 95 %"
         " bootstrap interval at each temperature by itself, the number of images of every class kept. Beside it the"
         " score of always giving the commonest answer."
     )
@@ -536,8 +547,8 @@ def confidence(material: Material) -> Iterator[Picture]:
 
 def confusion(material: Material) -> Iterator[Picture]:
     """Which class was answered for which, by the run's rule, cross-fitted."""
-    val, classes = material.val, material.val.classes.tolist()
-    answers = single_label.held_out([val], material.calibration, [material.rule], material.patients)[0][material.rule]
+    val, classes, rule = material.val, material.val.classes.tolist(), material.rule
+    answers = single_label.held_out(material.vals, material.calibration, [rule], material.patients)[0][rule]
     counts = np.zeros((len(classes), len(classes)), int)
     np.add.at(counts, (truth_of(val), answers), 1)
     images = counts.sum(axis=1)

@@ -11,10 +11,10 @@ import numpy as np
 
 from answers import metrics, stats
 from answers.metrics import Costs, tally_one_hot
-from answers.posterior import probabilities, trained
+from answers.posterior import Posterior, probabilities, trained
 from answers.rules import RULES, parted, posterior_of, truth_of
 from core.errors import UserError, some
-from core.logits_file import Logits, different_images, same_classes, same_images
+from core.logits_file import Logits, different_images, pooled, same_classes, same_images
 
 
 def calibrate(costs: Costs, vals: Sequence[Logits], temperature: float | None = None) -> dict:
@@ -133,6 +133,21 @@ class Sample:
     def resampled(self) -> str:
         return "images, as many of every class" if self.patients is None else "patients"
 
+    def areas(self, p: np.ndarray) -> tuple[float, np.ndarray]:
+        """Macro AUC: the mean over the classes of the area under the ROC curve of each against all others, by p [N, C];
+        and the same in every draw, float [draws]. Classes without an image are left out, in a draw too; NaN where there
+        are not two of them."""
+        there = np.flatnonzero(np.bincount(self.truth, minlength=self.classes))
+        if len(there) < 2:
+            return float("nan"), np.full(1, np.nan)
+        by_image = self.patients is None
+        drawn = stats.stratified_weights(self.truth) if by_image else stats.cluster_weights(self.patients)
+        weights = np.concatenate([np.ones((1, len(p))), drawn])
+        among = np.ones(len(p), bool)
+        each = np.array([stats.ranking(self.truth == c, p[:, c], among, weights)[0] for c in there])
+        macro = np.nanmean(each, axis=0)
+        return float(macro[0]), macro[1:]
+
     def draws(self, answers: Sequence[np.ndarray], minus: Sequence[np.ndarray] = ()) -> np.ndarray:
         """The mean score of some answers, int [N] each, in every draw, less that of others: float [draws]."""
         sides = [(1 / len(answers), answers), (-1 / max(len(minus), 1), minus)]
@@ -171,6 +186,19 @@ def held_out(
     return answers, posteriors
 
 
+def natural(vals: Sequence[Logits]) -> np.ndarray:
+    """The plain posterior of validation rows, each by its own network: softmax under the natural class frequencies of
+    all rows, nothing fitted, averaged over the views, float [N, C]."""
+    ones = np.ones(len(vals[0].classes))
+    return Posterior(ones, 0 * ones).probabilities(pooled(vals, exclusive=True))
+
+
+def natural_test(tests: Sequence[Logits]) -> np.ndarray:
+    """The same of test rows, averaged over the networks."""
+    ones = np.ones(len(tests[0].classes))
+    return np.mean([Posterior(ones, 0 * ones).probabilities(test) for test in tests], axis=0)
+
+
 def report(vals: Sequence[Logits], calibration: dict, patients: np.ndarray | None = None) -> dict:
     """Every rule on the validation rows, fitted on all of them and cross-fitted, and the constant answer.
 
@@ -180,7 +208,7 @@ def report(vals: Sequence[Logits], calibration: dict, patients: np.ndarray | Non
     """
     answers, posteriors = held_out(vals, calibration, patients=patients)
     targets, truth = np.concatenate([val.targets for val in vals]), np.concatenate([truth_of(val) for val in vals])
-    found = _compare(targets, answers, vals, Costs(**calibration["costs"]), patients)
+    found = _compare(targets, answers, natural(vals), vals, Costs(**calibration["costs"]), patients)
     for rule in answers:
         costs, params = _fitted(vals, calibration, rule)
         fitted = np.concatenate(
@@ -206,17 +234,19 @@ def report_test(tests: Sequence[Logits], calibration: dict, patients: np.ndarray
     """The same figures for test rows whose labels are known, every rule with the parameters that the calibration
     holds."""
     answers = {rule: classes_of(tests, calibration, rule) for rule in rules_in(calibration)}
-    return _compare(tests[0].targets, answers, tests, Costs(**calibration["costs"]), patients)
+    return _compare(tests[0].targets, answers, natural_test(tests), tests, Costs(**calibration["costs"]), patients)
 
 
 def _compare(
     targets: np.ndarray,
     answers: dict[str, np.ndarray],
+    p: np.ndarray,
     contents: Sequence[Logits],
     costs: Costs,
     patients: np.ndarray | None,
 ) -> dict:
-    """The rules' answers beside always answering the commonest class, and beside the Bayes rule's on the same rows."""
+    """The rules' answers beside always answering the commonest class, and beside the Bayes rule's on the same rows; and
+    how well p [N, C] ranks every class."""
     truth, n, names = targets.argmax(axis=1), targets.sum(axis=0).astype(int), contents[0].classes
     sample = Sample(truth, len(names), costs, patients)
     commonest = int(np.argmax(sum(content.counts for content in contents)))
@@ -236,8 +266,10 @@ def _compare(
         difference = rules["bayes"]["score"] - rules[rule]["score"]
         draws = sample.draws([answers["bayes"]], [answers[rule]])
         minus[rule] = {"difference": difference, "interval": stats.interval(draws)}
+    area, drawn = sample.areas(p)
     return {
         "images": len(truth),
+        "auc": None if np.isnan(area) else {"macro": area, "interval": stats.interval(drawn)},
         **({} if patients is None else {"patients": len(np.unique(patients))}),
         "always": {"class": str(names[commonest]), **bar},
         "rules": rules,

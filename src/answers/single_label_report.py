@@ -11,11 +11,12 @@ from answers.posterior import probabilities
 from answers.rules import truth_of
 from core.errors import UserError
 from core.examples import Example, falling, in_turn
-from core.logits_file import Logits
+from core.logits_file import Logits, ids_of, pooled, same_rows
 from core.task import Evidence, Rows
 
 HEADINGS = {  # the figures that runs are compared by, and how they are headed
     "score": "score", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1",
+    "auc": "macro AUC",
 }  # fmt: skip
 OPTIMISTIC = (
     "These images also chose the epoch, so every figure here is optimistic; one rare hit moves the score by tenths."
@@ -25,26 +26,28 @@ OPTIMISTIC = (
 def report(found: Evidence, rows: Rows) -> dict:
     """Every rule's figures on the validation rows, the chosen rule class by class, and the same for test rows whose
     labels are known."""
-    val, test, calibration, _ = found
-    return {
-        "validation": single_label.report([val], calibration, patients_of(val, rows)),
+    vals, tests, calibration, _ = found
+    report = {
+        "validation": single_label.report(vals, calibration, patients_of(ids_of(vals), rows)),
         "per_class": score(found, rows)["per_class"],
-        **({} if test is None else {"test": single_label.report_test([test], calibration, patients_of(test, rows))}),
     }
+    if tests is not None:
+        report["test"] = single_label.report_test(tests, calibration, patients_of(tests[0].ids, rows))
+    return report
 
 
-def patients_of(content: Logits, rows: Rows) -> np.ndarray | None:
-    """The patients of a file's rows, str [N]; None where folds.csv does not name them all."""
-    names = [rows.get(one, {}).get("patient") for one in content.ids.tolist()]
+def patients_of(ids: np.ndarray, rows: Rows) -> np.ndarray | None:
+    """The patients of some images, str [N]; None where folds.csv does not name them all."""
+    names = [rows.get(one, {}).get("patient") for one in ids.tolist()]
     return np.array(names) if all(names) else None
 
 
 def score(found: Evidence, rows: Rows) -> dict:
     """The validation rows decided by one rule, cross-fitted: no image is decided by a fit that saw it."""
-    val, _, calibration, rule = found
-    answers = single_label.held_out([val], calibration, [rule], patients_of(val, rows))[0][rule]
-    counts, costs = tally_one_hot(val.targets, answers), Costs(**calibration["costs"])
-    return figures(val.classes.tolist(), counts, costs) | {"rule": rule}
+    vals, _, calibration, rule = found
+    answers = single_label.held_out(vals, calibration, [rule], patients_of(ids_of(vals), rows))[0][rule]
+    targets, costs = np.concatenate([val.targets for val in vals]), Costs(**calibration["costs"])
+    return figures(vals[0].classes.tolist(), tally_one_hot(targets, answers), costs) | {"rule": rule}
 
 
 def figures(classes: list[str], counts: metrics.Tally, costs: Costs) -> dict:
@@ -123,6 +126,7 @@ def table(report: dict) -> list[str]:
         f"fitted: on the {report['images']} images it is shown for; cross-fitted: each fifth of them by a fit on the"
         " other four."
     )
+    lines.append(area_line(report))
     if "patients" in report:
         lines.append(f"intervals and cross-fitting by patient: {report['patients']} patients")
     if report["few_images"]:
@@ -132,6 +136,13 @@ def table(report: dict) -> list[str]:
     if report["skipped_classes"]:
         lines.append(f"left out of the mean, without an image here: {', '.join(report['skipped_classes'])}")
     return [*lines, OPTIMISTIC]
+
+
+def area_line(report: dict) -> str:
+    """The macro AUC of the plain posterior, which no rule changes."""
+    if not report.get("auc"):
+        return "macro AUC: not defined for one class"
+    return f"macro AUC of the classes {report['auc']['macro']:.4f}, 95 % interval {ends(report['auc']['interval'])}"
 
 
 def ends(interval: Sequence[float]) -> str:
@@ -187,6 +198,7 @@ def lines(report: dict, calibration: dict) -> list[str]:
             f"  {rule:11} {figures['score']:8.4f}  {ends(figures['interval'])}"
             for rule, figures in report["test"]["rules"].items()
         ]
+        lines.append(f"  {area_line(report['test'])}")
         lines.append(f"  always {report['test']['always']['class']} {report['test']['always']['score']:.4f}")
     return [*lines, *describe(calibration)]
 
@@ -197,9 +209,10 @@ def warning(report: dict) -> list[str]:
 
 
 def headline(report: dict) -> dict[str, float]:
-    """The chosen rule's figures: on the test images where their labels are known, otherwise on the validation images,
-    cross-fitted."""
-    found = report.get("test", report["validation"])["rules"][report["rule"]]
+    """The chosen rule's figures, and the macro AUC: on the test images where their labels are known, otherwise on the
+    validation images, cross-fitted."""
+    part = report.get("test", report["validation"])
+    found = {**part["rules"][report["rule"]], "auc": part["auc"] and part["auc"]["macro"]}
     return {name: found[name] for name in HEADINGS}
 
 
@@ -212,29 +225,34 @@ def paired(ours: Sequence[Evidence], theirs: Sequence[Evidence], rows: Rows) -> 
     resample patients where they are known, otherwise images, as many of every class. Raises
     UserError for other images, classes, labels or costs.
     """
-    tested = all(test is not None for _, test, _, _ in (*ours, *theirs))
-    first, costs = ours[0].test if tested else ours[0].val, ours[0].calibration["costs"]
-    answers = []
+    tested = all(run.tests is not None for run in (*ours, *theirs))
+    first, costs = None, ours[0].calibration["costs"]
+    answers, forecasts = [], []
     for run in (*ours, *theirs):
-        _check_same_images(run.test if tested else run.val, first)
         if run.calibration["costs"] != costs:
             raise UserError(
                 "the two runs are scored by different costs, so their scores cannot be compared: "
                 "give both the same costs"
             )
-        answers.append(_answers(run, tested, rows))
+        content, own, p = _answered(run, tested, rows)
+        first = first or content
+        places = _places(content, first)
+        answers.append(own[places])
+        forecasts.append(p[places])
     mine, others = answers[: len(ours)], answers[len(ours) :]
     truth = first.targets.argmax(axis=1)
-    sample = single_label.Sample(truth, len(first.classes), Costs(**costs), patients_of(first, rows))
+    sample = single_label.Sample(truth, len(first.classes), Costs(**costs), patients_of(first.ids, rows))
     scores = [
         [metrics.summary(tally_one_hot(first.targets, one), Costs(**costs))["score"] for one in side]
         for side in (mine, others)
     ]
     means = [float(np.mean(side)) for side in scores]
+    areas = [sample.areas(p) for p in forecasts]
     return {
         "part": "test" if tested else "validation",
         "images": len(truth),
         "resampled": sample.resampled,
+        "further": {"macro AUC": _difference(areas[: len(ours)], areas[len(ours) :])},
         "ours": {"score": means[0], "interval": stats.interval(sample.draws(mine))},
         "theirs": {"score": means[1], "interval": stats.interval(sample.draws(others))},
         "difference": {"score": means[0] - means[1], "interval": stats.interval(sample.draws(mine, others))},
@@ -242,20 +260,39 @@ def paired(ours: Sequence[Evidence], theirs: Sequence[Evidence], rows: Rows) -> 
     }
 
 
-def _check_same_images(content: Logits, first: Logits) -> None:
-    same = (np.array_equal(getattr(content, what), getattr(first, what)) for what in ("ids", "classes", "targets"))
-    if not all(same):
+def _difference(ours: Sequence[tuple[float, np.ndarray]], theirs: Sequence[tuple[float, np.ndarray]]) -> dict:
+    """The mean of figures that come with their draws, less that of others: {"ours", "theirs", "difference",
+    "interval"}."""
+    (mine, drawn), (other, drawn_other) = (
+        [np.mean(each, axis=0) for each in zip(*side, strict=True)] for side in (ours, theirs)
+    )
+    return {
+        "ours": float(mine), "theirs": float(other), "difference": float(mine - other),
+        "interval": stats.interval(drawn - drawn_other),
+    }  # fmt: skip
+
+
+def _places(content: Logits, first: Logits) -> np.ndarray:
+    """Where the rows of `first` stand in another file of the same images, int [N]. Raises UserError for other images,
+    classes or labels."""
+    places = same_rows(content, first)
+    if places is None or not np.array_equal(content.targets[places], first.targets):
         raise UserError(
             "the two runs were tested on different images or labels, so they cannot be compared image by image:"
             " give both the same split"
         )
+    return places
 
 
-def _answers(run: Evidence, tested: bool, rows: Rows) -> np.ndarray:
-    """A run's own answers, int [N], on its test images or, cross-fitted, on its validation images."""
+def _answered(run: Evidence, tested: bool, rows: Rows) -> tuple[Logits, np.ndarray, np.ndarray]:
+    """The rows of a run's test part or of its validation part, its own answers to them, int [N], those of the
+    validation part cross-fitted, and its plain posterior, float [N, C]."""
     if tested:
-        return single_label.classes_of([run.test], run.calibration, run.rule)
-    return single_label.held_out([run.val], run.calibration, [run.rule], patients_of(run.val, rows))[0][run.rule]
+        answers = single_label.classes_of(run.tests, run.calibration, run.rule)
+        return run.tests[0], answers, single_label.natural_test(run.tests)
+    patients = patients_of(ids_of(run.vals), rows)
+    answers = single_label.held_out(run.vals, run.calibration, [run.rule], patients)[0][run.rule]
+    return pooled(run.vals, exclusive=True), answers, single_label.natural(run.vals)
 
 
 def compare(reports: Sequence[dict]) -> list[str]:
@@ -315,8 +352,8 @@ def examples(found: Evidence, labels: Sequence[int], number: int) -> tuple[Logit
     misses: every class in turn, the most probable hits first, and the misses whose wrong answer was the most probable.
     Raises UserError when no image is of these classes.
     """
-    val, _, calibration, rule = found
-    answers = single_label.held_out([val], calibration, [rule])[0][rule]
+    vals, _, calibration, rule = found
+    answers, val = single_label.held_out(vals, calibration, [rule])[0][rule], pooled(vals, exclusive=True)
     truth, p = truth_of(val), probabilities(val.logits)
     every = np.arange(len(truth))
     there = [c for c in labels if (truth == c).any()]

@@ -40,6 +40,17 @@ def cluster_weights(groups: np.ndarray, draws: int = 500, seed: int = 0) -> np.n
     return times[member].T  # the draws of a row lie side by side, as `ranking` reads them
 
 
+def stratified_weights(strata: np.ndarray, draws: int = 500, seed: int = 0) -> np.ndarray:
+    """The same where rows are resampled one by one and every stratum keeps its size, as in `bootstrap`: int16 [draws,
+    N]."""
+    rng = np.random.default_rng(seed)
+    times = np.empty((draws, len(strata)), np.int16)
+    for stratum in np.unique(strata):
+        rows = np.flatnonzero(strata == stratum)
+        times[:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=draws)
+    return times
+
+
 def ranking(
     truth: np.ndarray, scores: np.ndarray, among: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -82,6 +82,8 @@ class Config(BaseModel):
     masks: str = ""  # folder of lung masks, for crop: masks
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
     split: str = "auto"  # or FILE: a CSV of id and part, such as the folds.csv of another run
+    folds: Annotated[int, Field(ge=0, le=20)] = later(0)  # of a cross-validation; 0: one split
+    fold: Literal["all"] | Annotated[int, Field(ge=1)] = later("all")  # which of them to train
     split_seed: Literal["seed"] | Seed = "seed"  # of the split and of `limit`
     views: Annotated[list[str], Field(min_length=1)]
     rule: str
@@ -103,6 +105,20 @@ class Config(BaseModel):
     def _no_bool_for_a_number(cls, value, info):
         if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
             raise ValueError("true and false are no value for this key")
+        return value
+
+    @field_validator("folds")
+    @classmethod
+    def _two_folds(cls, value):
+        if value == 1:
+            raise ValueError("one fold leaves nothing to train on: give at least 2, or 0 for one split")
+        return value
+
+    @field_validator("fold")
+    @classmethod
+    def _one_of_the_folds(cls, value, info):
+        if value != "all" and value > info.data.get("folds", 0):
+            raise ValueError(f"with folds = {info.data.get('folds', 0)} there is no such fold")
         return value
 
     @field_validator("imbalance", mode="before")
@@ -133,6 +149,11 @@ class Config(BaseModel):
         """What is hashed and reported: the keys and values without later keys at their defaults."""
         later = self._later()
         return {key: value for key, value in self.model_dump().items() if not (key in later and value == later[key])}
+
+    @property
+    def crossed(self) -> bool:
+        """Whether this is a whole cross-validation, whose networks lie in folders of their own."""
+        return bool(self.folds) and self.fold == "all"
 
     @property
     def chosen_split_seed(self) -> int:
@@ -228,6 +249,7 @@ def checked(kind: type[Config], values: dict, origin: dict[str, str]) -> Config:
 
 def differences(old: dict, new: dict) -> list[str]:
     """The keys that would change what a run learned and predicted, as `lr (0.0001 → 5e-05)`; of `Config.meaning`
-    both."""
-    keys = [key for key in sorted(old.keys() | new.keys()) if key not in INDIFFERENT and old.get(key) != new.get(key)]
+    both. Which fold is trained here changes nothing of the others."""
+    kept = sorted((old.keys() | new.keys()) - INDIFFERENT - {"fold"})
+    keys = [key for key in kept if old.get(key) != new.get(key)]
     return [f"{key} ({old.get(key)} → {new.get(key)})" for key in keys]

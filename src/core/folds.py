@@ -4,6 +4,7 @@ whenever it is used."""
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,13 @@ def by_patient(targets: np.ndarray, patients: np.ndarray, fractions: tuple[float
     targets [N, C], patients str [N]. A patient counts for every label that any of its images has, and labels are spread
     over the parts by iterative stratification (Sechidis et al. 2011), the rarest first.
     """
+    return np.array(["training", "validation", "test"])[
+        _patients_parted(targets, patients, (1 - sum(fractions), *fractions), seed)
+    ]
+
+
+def _patients_parted(targets: np.ndarray, patients: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarray:
+    """The part of every row, int [N], of parts with these fractions of the patients."""
     try:
         from iterstrat.ml_stratifiers import IterativeStratification  # loads scikit-learn
     except ImportError as error:  # a Kaggle session brings its own packages
@@ -50,8 +58,8 @@ def by_patient(targets: np.ndarray, patients: np.ndarray, fractions: tuple[float
     np.logical_or.at(labels, number, targets == 1)
     rng = np.random.RandomState(seed)
     order, parts = rng.permutation(len(names)), np.empty(len(names), int)  # it draws lots for ties only
-    parts[order] = IterativeStratification(labels[order], np.array([1 - sum(fractions), *fractions]), rng)
-    return np.array(["training", "validation", "test"])[parts[number]]
+    parts[order] = IterativeStratification(labels[order], np.array(fractions), rng)
+    return parts[number]
 
 
 def parts(strata: np.ndarray, number: int, seed: int, patients: np.ndarray | None = None) -> np.ndarray:
@@ -67,17 +75,66 @@ def parts(strata: np.ndarray, number: int, seed: int, patients: np.ndarray | Non
     return chosen
 
 
+def numbered(table: Table, task: Task) -> Table:
+    """The table with the fold of every row, `1` … and nothing in the test part, where the configuration asks for folds:
+    those of the file that `split` names, where it has them, otherwise chosen now.
+
+    Whole patients where they are known, spread as in `by_patient`; otherwise class by class. The same table, seed and
+    number of folds give the same folds, so they can be trained on different machines.
+    """
+    config = task.config
+    if not config.folds:
+        return table
+    given = None if config.split == "auto" else Path(config.split)
+    rows = read(given) if given else {}
+    kept = (_parts_of(rows, table, task.parts, given) if given else task.split(table)) != "test"
+    number = np.full(len(table.ids), "", dtype="U2")
+    if given and all(row.get("fold") is not None for row in rows.values()):
+        number[kept] = [rows[one]["fold"] for one in table.ids[kept].tolist()]
+        wanted = [str(k) for k in range(1, config.folds + 1)]
+        if set(number[kept]) != set(wanted):
+            held = some(sorted(set(number[kept].tolist())))
+            raise UserError(
+                f"{shown(given)}: its column fold holds {held}, and folds = {config.folds} asks for {some(wanted)}"
+            )
+    else:
+        learn, seed, patients = table.take(kept), config.chosen_split_seed, table.known.get("patient")
+        if patients is None:
+            found = parts(learn.targets.argmax(axis=1), config.folds, seed)
+        else:
+            found = _patients_parted(learn.targets, patients[kept], [1 / config.folds] * config.folds, seed)
+        number[kept] = (found + 1).astype(str)
+    return replace(table, known={**table.known, "fold": number})
+
+
+def folder(run: Path, fold: int) -> Path:
+    """Where the network of a fold lies, a run of its own within that of the cross-validation."""
+    return run / f"fold{fold}"
+
+
 def chosen(run: Run, table: Table, task: Task) -> np.ndarray:
-    """The part of every labelled row, str [N]: that of the run's folds.csv, of the file that `split` names, or chosen
-    now.
+    """The part of every labelled row, str [N]: that of the run's folds.csv, of its fold, of the file that `split`
+    names, or chosen now. In a whole cross-validation every row but those of the test part validates.
 
     Raises UserError for a split that is not the one the run was trained with, that parts a patient, or that leaves a
     part nothing to be judged by.
     """
     if run.begun and (run / "folds.csv").is_file():
-        return _parts_of(of_run(run.folder, run.about), table, task.parts, run / "folds.csv")
+        rows = of_run(run.folder, run.about)
+        found = _parts_of(rows, table, task.parts, run / "folds.csv")
+        if task.config.folds and table.known["fold"].tolist() != [rows[one].get("fold") for one in table.ids.tolist()]:
+            raise UserError(
+                f"the folds cannot be made again as they stand in {shown(run / 'folds.csv')}: keep a copy of it, delete"
+                f" {shown(run.folder)}, and name the copy with split="
+            )
+        return found
     given = None if task.config.split == "auto" else Path(task.config.split)
-    found = _parts_of(read(given), table, task.parts, given) if given else task.split(table)
+    if task.config.folds:
+        fold = table.known["fold"]
+        mine = fold != "" if task.config.crossed else fold == str(task.config.fold)
+        found = np.where(fold == "", "test", np.where(mine, "validation", "training"))
+    else:
+        found = _parts_of(read(given), table, task.parts, given) if given else task.split(table)
     _check(found, table, task, given)
     if run.begun and run.about["split"] != digest(content(table, found)):
         raise UserError(
@@ -97,7 +154,7 @@ def _check(found: np.ndarray, table: Table, task: Task, given: Path | None) -> N
                 f"{shown(given) if given else 'the split'} has {(times > 1).sum()} patients in more than one part: "
                 f"{some(names[times > 1])}; all images of a patient belong into one"
             )
-    for part in task.parts:
+    for part in task.parts if not task.config.crossed else np.unique(found):
         targets = table.targets[found == part]
         if not len(targets) and given:
             raise UserError(f"{shown(given)} has no image for {part}: it must part the images into {some(task.parts)}")
@@ -141,8 +198,13 @@ def of_run(folder: Path, about: dict) -> dict[str, dict[str, str]]:
 def content(table: Table, parts: np.ndarray) -> bytes:
     """What folds.csv holds: the id and part of every labelled image, and what else is known of it."""
     columns = {"id": table.ids, "part": parts, **table.known}
+    return written([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
+
+
+def written(rows: Sequence[dict[str, str]]) -> bytes:
+    """Rows as folds.csv holds them."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([list(columns), *zip(*columns.values(), strict=True)])
+    csv.writer(text, lineterminator="\n").writerows([list(rows[0]), *(row.values() for row in rows)])
     return text.getvalue().encode()
 
 

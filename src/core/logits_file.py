@@ -144,12 +144,58 @@ def same_images(contents: Sequence[Logits]) -> None:
             )
 
 
+def ids_of(contents: Sequence[Logits]) -> np.ndarray:
+    """The ids of the rows of all files, one file after the other: str [N]."""
+    return np.concatenate([content.ids for content in contents])
+
+
+def same_rows(content: Logits, first: Logits) -> np.ndarray | None:
+    """Where the rows of `first` stand in a file of the same images in whatever order, int [N]; None for a file of other
+    images or classes."""
+    if not (
+        np.array_equal(np.sort(content.ids), np.sort(first.ids)) and np.array_equal(content.classes, first.classes)
+    ):
+        return None
+    places = np.empty(len(first.ids), int)
+    places[np.argsort(first.ids)] = np.argsort(content.ids)
+    return places
+
+
 def different_images(contents: Sequence[Logits]) -> None:
     """Raises UserError for an image that is in more than one of the files, which are the folds of a
     cross-validation."""
-    names, times = np.unique(np.concatenate([content.ids for content in contents]), return_counts=True)
+    names, times = np.unique(ids_of(contents), return_counts=True)
     if (times > 1).any():
         raise UserError(
             f"{(times > 1).sum()} ids stand more than once in the validation files, whose rows must be different"
             f" images: {some(names[times > 1])}"
         )
+
+
+def pooled(contents: Sequence[Logits], exclusive: bool) -> Logits:
+    """The validation rows of all networks of a cross-validation as one file, each as its own network said it; a single
+    file as it is.
+
+    `counts` and `rows` are those of all these rows. The training prior of every network is exchanged for one prior,
+    that of these rows, so that one `prior` is true (Saerens et al. 2002, equation 2.4): z + log π_all − log π_network
+    where the classes exclude each other, the same with log-odds a label otherwise. Classes that a network or all
+    networks lack keep their logits.
+    """
+    if len(contents) == 1:
+        return contents[0]
+    targets = np.concatenate([content.targets for content in contents])
+    counts, rows = np.nansum(targets, axis=0).astype(int), len(targets)
+    known = (~np.isnan(targets)).sum(axis=0)
+    prior = counts / counts.sum() if exclusive else counts / np.maximum(known, 1)
+    logits = [np.float32(content.logits + _exchange(content.prior, prior, exclusive)) for content in contents]
+    return Logits(
+        ids_of(contents), np.concatenate(logits, axis=1), targets,
+        contents[0].classes, counts, rows, prior,
+    )  # fmt: skip
+
+
+def _exchange(old: np.ndarray, new: np.ndarray, exclusive: bool) -> np.ndarray:
+    """What added to logits turns the prior that they assume into another one, [C]; 0 where either is 0, or 1."""
+    possible = (old > 0) & (new > 0) & (exclusive | ((old < 1) & (new < 1)))
+    old, new = (np.where(possible, np.float64(each), 0.5) for each in (old, new))
+    return np.log(new) - np.log(old) if exclusive else np.log(new / (1 - new)) - np.log(old / (1 - old))

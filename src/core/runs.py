@@ -74,6 +74,7 @@ NEEDED = ("config", "data", "classes", "counts", "rows", "prior", "state")  # in
 KINDS = {
     "config": dict, "data": str, "classes": list, "counts": list, "rows": int, "prior": list, "state": str,
     "timings": dict, "versions": dict, "parameters": dict, "best_epoch": int | None, "predicted": list,
+    "joined": list,
 }  # fmt: skip
 
 

@@ -21,10 +21,11 @@ Rows = Mapping[str, Mapping[str, str]]  # id → its row of folds.csv
 
 class Evidence(NamedTuple):
     """What a run's figures are made of: its validation logits, its test logits where their labels are known, its
-    calibration, its rule."""
+    calibration, its rule. A file a network: one, or the folds of a cross-validation, whose validation rows are
+    different images and whose test rows are the same."""
 
-    val: Logits
-    test: Logits | None
+    vals: Sequence[Logits]
+    tests: Sequence[Logits] | None
     calibration: dict
     rule: str
 

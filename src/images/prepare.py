@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from core import folds
 from core.config import Config
 from core.data_set import Layout, Source, Table, Tables
 from core.errors import UserError, some
@@ -74,10 +75,10 @@ def tables(source: Source, task: Task) -> Tables:
     return Tables(found.labelled.some(task.config.limit, task.config.chosen_split_seed), found.unlabelled)
 
 
-def images(source: Source, found: Tables, config: Config, device: torch.device) -> Prepared:
-    """Pack every image once; `device` is where a lung network runs. Raises UserError naming images that cannot be
-    read."""
-    table = found.labelled
+def images(source: Source, found: Tables, task: Task, device: torch.device) -> Prepared:
+    """Pack every image once; `device` is where a lung network runs. In a cross-validation the labelled rows have their
+    fold. Raises UserError naming images that cannot be read."""
+    table, config = found.labelled, task.config
     ids = [*table.ids.tolist(), *found.unlabelled.tolist()]
     places = dict(zip(ids, [*table.places.tolist(), *found.unlabelled.tolist()], strict=True))
     crop = lungs.build(config.crop, config.masks, home() / "weights", device, ids)
@@ -89,7 +90,7 @@ def images(source: Source, found: Tables, config: Config, device: torch.device) 
         )
     if failed:
         table = _without(failed, source, found, places, config)
-    return Prepared(source, table, found.unlabelled, packed)
+    return Prepared(source, folds.numbered(table, task), found.unlabelled, packed)
 
 
 def _without(failed: dict[str, str], source: Source, found: Tables, places: dict[str, str], config: Config) -> Table:
@@ -136,4 +137,4 @@ def source_of(run: Path, about: dict, task: Task, given: str | None) -> Source:
 def of_run(run: Path, about: dict, task: Task, given: str | None, device: torch.device) -> Prepared:
     """The data set of a run, prepared again as it was."""
     source = source_of(run, about, task, given)
-    return images(source, tables(source, task), task.config, device)
+    return images(source, tables(source, task), task, device)

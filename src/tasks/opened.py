@@ -37,7 +37,19 @@ class Opened:
         return folds.of_run(self.folder, self.about)
 
     @cached_property
-    def val(self) -> Logits:
+    def networks(self) -> list["Opened"]:
+        """The runs of its networks: itself, or the folds that a cross-validation has joined."""
+        if not self.config.crossed:
+            return [self]
+        return [open_run(folds.folder(self.folder, fold)) for fold in self.about["joined"]]
+
+    @cached_property
+    def vals(self) -> list[Logits]:
+        """The validation logits of every network."""
+        return [one._val for one in self.networks]
+
+    @cached_property
+    def _val(self) -> Logits:
         content = read_logits(self._there("val_logits.npz"))
         if content.classes.tolist() != self.about["classes"]:
             raise UserError(
@@ -51,9 +63,14 @@ class Opened:
         return read_json(self._there("calibration.json"))
 
     @cached_property
-    def test(self) -> Logits | None:
-        """The test logits with their labels: the run's own test part, or those of the data set's solution.csv, as the
-        synthetic set keeps one; None where they are not known."""
+    def tests(self) -> list[Logits] | None:
+        """The test logits of every network with their labels: the run's own test part, or those of the data set's
+        solution.csv, as the synthetic set keeps one; None where they are not known."""
+        found = [one._test for one in self.networks]
+        return None if any(test is None for test in found) else found
+
+    @cached_property
+    def _test(self) -> Logits | None:
         path, about = self.folder / "test_logits.npz", self.about
         if not path.is_file():
             return None
@@ -77,12 +94,12 @@ class Opened:
     @property
     def validation(self) -> Evidence:
         """What its validation figures are made of."""
-        return Evidence(self.val, None, self.calibration, self.config.rule)
+        return Evidence(self.vals, None, self.calibration, self.config.rule)
 
     @property
     def evidence(self) -> Evidence:
         """What all its figures are made of."""
-        return Evidence(self.val, self.test, self.calibration, self.config.rule)
+        return Evidence(self.vals, self.tests, self.calibration, self.config.rule)
 
     def _there(self, name: str) -> Path:
         if not (self.folder / name).is_file():

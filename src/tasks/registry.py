@@ -6,9 +6,11 @@ import numpy as np
 
 from answers.metrics import Costs
 from core import config as settings
+from core import folds
 from core.config import Config
 from core.errors import UserError
 from core.logits_file import Logits
+from core.runs import Run
 from core.task import Problem, Task
 from tasks.competition import Competition
 from tasks.multi_label import MultiLabel
@@ -41,6 +43,16 @@ def _checked(values: dict, origin: dict[str, str]) -> Config:
 
 def task_of(config: Config) -> Task:
     return TASKS[config.task](config)
+
+
+def networks(task: Task, run: Run) -> list[tuple[Task, Run]]:
+    """The networks that a configuration trains, each with its run folder: itself in its own, or, of a cross-validation,
+    every fold or the one that `fold` names, each in a folder of its own within it."""
+    config = task.config
+    if not config.folds:
+        return [(task, run)]
+    wanted = range(1, config.folds + 1) if config.crossed else [config.fold]
+    return [(task_of(config.model_copy(update={"fold": fold})), Run(folds.folder(run.folder, fold))) for fold in wanted]
 
 
 def problem_of(contents: Sequence[Logits], costs: Sequence[float] | None = None) -> Problem:
