@@ -98,6 +98,11 @@ class Config(BaseModel):
     workers: Literal["auto"] | Count = "auto"  # of the data loader; results do not depend on it
     probe: bool = later(False)  # make the logistic regression on frozen features first, and say what the run gains
 
+    layer_decay: float = later(1.0, gt=0, le=1)  # the rate of a layer of the body, relative to that of the next above
+    decay_norms: bool = later(True)  # false: no weight decay of norms and biases
+    norms: Literal["learn", "frozen"] = later("learn")  # frozen: batch norm keeps the statistics of a pretrained body
+    drop_path: float = later(0.0, ge=0, lt=1)  # stochastic depth: how often the last block is passed over
+
     @field_validator("*", mode="before")
     @classmethod
     def _no_bool_for_a_number(cls, value, info):

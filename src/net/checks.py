@@ -37,9 +37,18 @@ def check(config: Config, task: Task, begun: bool = False) -> None:
         raise UserError(f"rule = {config.rule!r}: a {task.name} run decides by one of {some(task.rules)}")
     if config.split != "auto" and not begun and not Path(config.split).is_file():
         raise UserError(f"split = {shown(Path(config.split))}: there is no such file")
+    _check_recipe(config)
     lungs.check(config.crop, config.masks)
     losses.check(config)
     model.check(config if not begun else config.model_copy(update={"weights": "none"}))
+
+
+def _check_recipe(config: Config) -> None:
+    if config.norms == "frozen" and config.weights == "none":
+        raise UserError(
+            "norms = frozen: a body with random weights has no statistics worth keeping: leave norms at learn, or give"
+            " weights"
+        )
 
 
 def warn(config: Config, task: Task) -> None:
