@@ -60,7 +60,7 @@ def report(folder: Path, labels: Sequence[str] = ()) -> list[Path]:
         synthetic=bool(about.get("synthetic")),
         history=_history(folder, task),
         best_epoch=about.get("best_epoch"),
-        monitor=task.monitor,
+        monitor=task.monitored,
         rule=config.rule,
         val=val,
         test=_labelled(run, found),
@@ -117,10 +117,12 @@ def _history(folder: Path, task: Task) -> list[dict[str, str]]:
     if not path.is_file():
         return []
     again = "run the command that began the run once more"
-    rows = read_table(path, ["epoch", "stage", "train_loss", "val_loss", task.monitor, "lr"], again).to_dict("records")
+    rows = read_table(path, ["epoch", "stage", "train_loss", "val_loss", task.monitored, "lr"], again).to_dict(
+        "records"
+    )
     try:
         for row in rows:
-            for name in ("epoch", "train_loss", "val_loss", task.monitor, "lr"):
+            for name in ("epoch", "train_loss", "val_loss", task.monitored, "lr"):
                 float(row[name])
     except ValueError as error:
         raise UserError(f"{shown(path)} is damaged ({error}): {again}") from error
