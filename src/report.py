@@ -61,7 +61,7 @@ def report(folder: Path, labels: Sequence[str] = ()) -> list[Path]:
     material = Material(
         synthetic=bool(about.get("synthetic")),
         histories=_histories(run),
-        monitor=task.monitor,
+        monitor=task.monitored,
         rule=config.rule,
         vals=vals,
         tests=_labelled(run, found),
@@ -126,10 +126,12 @@ def _histories(run: Opened) -> dict[str, tuple[list[dict[str, str]], int | None]
 
 def _history(path: Path, task: Task) -> list[dict[str, str]]:
     again = "run the command that began the run once more"
-    rows = read_table(path, ["epoch", "stage", "train_loss", "val_loss", task.monitor, "lr"], again).to_dict("records")
+    rows = read_table(path, ["epoch", "stage", "train_loss", "val_loss", task.monitored, "lr"], again).to_dict(
+        "records"
+    )
     try:
         for row in rows:
-            for name in ("epoch", "train_loss", "val_loss", task.monitor, "lr"):
+            for name in ("epoch", "train_loss", "val_loss", task.monitored, "lr"):
                 float(row[name])
     except ValueError as error:
         raise UserError(f"{shown(path)} is damaged ({error}): {again}") from error

@@ -4,6 +4,7 @@ from core.errors import UserError, command, some  # first, so that Ctrl-C is qui
 
 # isort: split
 
+import math
 import sys
 from argparse import Namespace
 
@@ -93,8 +94,8 @@ def train(task: Task, source: Source, run: Run) -> Prepared:
 
     record(run, task, prepared, parts, net, machine)
     learn, validation = (prepared.labelled.take(parts == part) for part in ("training", "validation"))
-    learner = Learner(machine.place(net), config, machine)
     batches = batches_of(task, prepared, learn, validation, (parts == "test").sum(), machine)
+    learner = Learner(machine.place(net), config, machine, math.ceil(len(batches.learn) / config.accumulate))
     loss = losses.build(config, batches.counts, len(learn.ids), machine.device)
     with run.timed("train"):
         ended = fit(learner, batches, loss, task, run)
@@ -102,9 +103,7 @@ def train(task: Task, source: Source, run: Run) -> Prepared:
         logits = infer.logits(learner.net, batches.validation, config.views, machine, "validation")
         for name in ("calibration.json", "test_logits.npz", "report.json", "per_class.csv"):  # of an earlier best epoch
             (run / name).unlink(missing_ok=True)
-        classes, prior = np.array(validation.classes), np.array(run.about["prior"])
-        content = Logits(validation.ids, logits, validation.targets, classes, batches.counts, len(learn.ids), prior)
-        write_logits(run / "val_logits.npz", content)
+        write_logits(run / "val_logits.npz", batches.content(logits))
     run.save(state="trained" if ended else "paused", best_epoch=best["epoch"])
     return prepared
 
@@ -149,10 +148,17 @@ def batches_of(
     config, pin = task.config, machine.device.type == "cuda"
     order = loader.Order(len(learn.ids), task.weights(learn.targets, config.imbalance), shuffle=True, seed=config.seed)
     images = loader.Images(prepared.pack, learn.ids, learn.targets, Augment(config), config.seed)
+    counts, prior = np.nansum(learn.targets, axis=0).astype(int), task.prior(learn.targets, config.imbalance)
+
+    def content(logits: np.ndarray) -> Logits:
+        classes, rows = np.array(validation.classes), len(learn.ids)
+        return Logits(validation.ids, logits, validation.targets, classes, counts, rows, prior)
+
     return Batches(
         loader.batched(images, order, config.batch, machine.workers, pin, drop_last=len(images) > config.batch),
         loader.in_order(prepared.pack, validation, config.batch, machine.workers, pin),
-        np.nansum(learn.targets, axis=0).astype(int),
+        content,
+        counts,
         len(validation.ids) + tests + len(prepared.unlabelled),
     )
 

@@ -116,22 +116,22 @@ def test_a_kernel_is_fetched_and_pushed_on(old, home, call, tmp_path, monkeypatc
 
 
 def test_a_key_that_comes_later_counts_only_where_it_differs(old, home, call, monkeypatch):
-    """`ema`, had it been added today: old runs, reports and cells keep their names; asked for, it is another run."""
+    """`sharpness`, had it been added today: old runs, reports and cells keep their names; asked for, another run."""
     from core import config
     from tasks import studies
 
     class Later(CompetitionConfig):
-        ema: float = config.later(0.0, ge=0)
+        sharpness: float = config.later(0.0, ge=0)
 
     path, study = studies.read(str(old / "study.yaml"))
     before = [(cell.key, cell.run("data")) for cell in studies.cells(study, path)]
     monkeypatch.setattr(Competition, "Settings", Later)
     assert [(cell.key, cell.run("data")) for cell in studies.cells(study, path)] == before
-    assert not {key for key, _ in before} & {cell.key for cell in studies.cells(study, path, ["ema=0.99"])}
+    assert not {key for key, _ in before} & {cell.key for cell in studies.cells(study, path, ["sharpness=0.99"])}
     asked = ["main", "modelB", "--data", old / "set", *TINY, "model=cnn1", "epochs=2", "name=whole"]
     assert call(*asked).code == 0
-    said = call(*asked, "ema=0.9")
-    assert said.code == 2 and "ema (0.0 → 0.9)" in said.err
+    said = call(*asked, "sharpness=0.9")
+    assert said.code == 2 and "sharpness (0.0 → 0.9)" in said.err
 
 
 def test_a_rule_and_a_figure_that_come_later_are_no_obstacle(old, home, call):

@@ -126,7 +126,7 @@ def test_the_choice_metric_is_the_unflipped_argmax(done, home):
     run = home / "runs/done"
     val = logits_file.read_logits(run / "val_logits.npz")
     log = list(csv.DictReader(open(run / "log.csv")))
-    kept = SingleLabel().metrics(val.targets, val.logits[0], val.counts)["score"]
+    kept = SingleLabel().metrics(val)["score"]
     assert kept == pytest.approx(max(float(row["score"]) for row in log))
 
 

@@ -261,6 +261,13 @@ def monitor(targets: np.ndarray, logits: np.ndarray) -> dict[str, float]:
     return {"auc": float(auc), "average_precision": float(precision)}
 
 
+def log_likelihood(val: Logits) -> float:
+    """Mean log-likelihood in nats of the known targets under sigmoid(z − logit prior_c + logit natural_c), the shift of
+    the prevalence by oversampling undone (Saerens et al. 2002, equation 2.4); of the first view."""
+    z, known = np.float64(val.logits[0]) + _shift(val), ~np.isnan(val.targets)
+    return float(-np.logaddexp(0, np.where(val.targets == 1, -z, z))[known].mean())
+
+
 def figures(classes: Sequence[str], targets: np.ndarray, p: np.ndarray) -> dict:
     """How well p [N, C] ranks the targets [N, C] of a file, label by label: `score` is the macro AUC-ROC, over the
     labels that `countable` tells; the others have no figures. Raises UserError where there is none."""

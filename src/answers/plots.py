@@ -45,7 +45,12 @@ STYLE = {
     "ytick.major.width": 0.6,
     "axes.titlepad": 3,
 }
-WORDS = {"auc": "macro AUC-ROC", "score": "competition score"}  # for monitored figures
+WORDS = {  # for monitored figures
+    "auc": "macro AUC-ROC",
+    "score": "competition score",
+    "expected_score": "score of the Bayes rule",
+    "log_likelihood": "log-likelihood",
+}
 POINTS = {"sens95": (VERMILLION, "o", "Sens = 95 %"), "spec95": (BLUE, "s", "Spec = 95 %")}  # of operation
 FEW = 4  # labels of the pictures that show not all of them
 A_PAGE = 20  # labels

@@ -4,12 +4,12 @@ A calibration is what calibration.json holds: classes, costs, and for every netw
 logits and the parameters of every rule.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from answers import metrics, stats
+from answers import metrics, multi_label, stats
 from answers.metrics import Costs, tally_one_hot
 from answers.posterior import Posterior, probabilities, trained
 from answers.rules import RULES, parted, posterior_of, truth_of
@@ -186,17 +186,46 @@ def held_out(
     return answers, posteriors
 
 
+# ---- figures that may choose an epoch
+def corrected(val: Logits) -> np.ndarray:
+    """The plain softmax with nothing but the training prior undone (Saerens et al. 2002, equation 2.4), averaged over
+    the views: float [N, C]."""
+    return Posterior(np.ones(len(val.classes)), np.zeros(len(val.classes))).probabilities(val)
+
+
 def natural(vals: Sequence[Logits]) -> np.ndarray:
-    """The plain posterior of validation rows, each by its own network: softmax under the natural class frequencies of
-    all rows, nothing fitted, averaged over the views, float [N, C]."""
-    ones = np.ones(len(vals[0].classes))
-    return Posterior(ones, 0 * ones).probabilities(pooled(vals, exclusive=True))
+    """`corrected` of validation rows, each by its own network and under the frequencies of all of them."""
+    return corrected(pooled(vals, exclusive=True))
 
 
 def natural_test(tests: Sequence[Logits]) -> np.ndarray:
-    """The same of test rows, averaged over the networks."""
-    ones = np.ones(len(tests[0].classes))
-    return np.mean([Posterior(ones, 0 * ones).probabilities(test) for test in tests], axis=0)
+    """`corrected` of test rows, averaged over the networks."""
+    return np.mean([corrected(test) for test in tests], axis=0)
+
+
+def expected_score(val: Logits, costs: Costs) -> float:
+    """The competition score of the Bayes rule's answers to validation rows that its fit did not see."""
+    rule, answers = RULES["bayes"], np.empty(len(val.ids), int)
+    for where, _, others, part in parted([val]):
+        answers[where] = rule.answers([part], [rule.fit(others, costs)], costs)
+    return metrics.competition_score(tally_one_hot(val.targets, answers), costs)
+
+
+def log_likelihood(val: Logits, costs: Costs) -> float:
+    """Mean log-likelihood of the truth under `corrected`, in nats."""
+    return -metrics.nll(corrected(val), truth_of(val))
+
+
+def auc(val: Logits, costs: Costs) -> float:
+    """Macro AUC-ROC of `corrected`, one class against the rest, over the classes that have rows and do not have all."""
+    return multi_label.monitor(val.targets, corrected(val))["auc"]
+
+
+MONITORS: dict[str, Callable[[Logits, Costs], float]] = {
+    "expected_score": expected_score,
+    "log_likelihood": log_likelihood,
+    "auc": auc,
+}
 
 
 def report(vals: Sequence[Logits], calibration: dict, patients: np.ndarray | None = None) -> dict:

@@ -100,6 +100,19 @@ class Config(BaseModel):
     workers: Literal["auto"] | Count = "auto"  # of the data loader; results do not depend on it
     probe: bool = later(False)  # make the logistic regression on frozen features first, and say what the run gains
 
+    # plateau lowers the rate where the monitored figure rests; cosine, half a wave from lr to 0 over all epochs
+    schedule: Literal["plateau", "cosine"] = later("plateau")
+    warmup: float = later(0.0, ge=0)  # epochs, frozen ones included, in which the rate rises linearly from 0
+    layer_decay: float = later(1.0, gt=0, le=1)  # the rate of a layer of the body, relative to that of the next above
+    decay_norms: bool = later(True)  # false: no weight decay of norms and biases
+    norms: Literal["learn", "frozen"] = later("learn")  # frozen: batch norm keeps the statistics of a pretrained body
+    drop_path: float = later(0.0, ge=0, lt=1)  # stochastic depth: how often the last block is passed over
+    accumulate: int = later(1, ge=1, le=2**16)  # batches a step
+    ema: float = later(0.0, ge=0, lt=1)  # decay of a moving average of the weights, which is what is kept; 0: none
+    average_epochs: Count = later(0)  # what is kept is the mean of the weights at the ends of so many last epochs
+    # the validation figure that chooses the epoch: auto (the task's own), one of its `monitors`, or last (the last one)
+    monitor: str = later("auto")
+
     @field_validator("*", mode="before")
     @classmethod
     def _no_bool_for_a_number(cls, value, info):

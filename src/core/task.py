@@ -34,7 +34,8 @@ class Problem(ABC):
     """A kind of problem. Targets are float [N, C], NaN for unknown, in all of them."""
 
     exclusive: ClassVar[bool]  # whether every image has exactly one of the classes
-    monitor: ClassVar[str]  # the figure of `metrics` that chooses the epoch; the larger the better
+    monitor: ClassVar[str]  # the figure of `metrics` that chooses the epoch unless another is asked for
+    monitors: ClassVar[tuple[str, ...]]  # the figures that can choose it; the larger the better, all of them
     rules: ClassVar[tuple[str, ...]]  # names of the ways from logits to answers
     headings: ClassVar[dict[str, str]]  # the figures of `headline`, and how they are headed in a table
     plots: ClassVar[tuple[str, ...]]  # names in answers.plots.PLOTS: the pictures of its runs
@@ -49,9 +50,9 @@ class Problem(ABC):
         """The class prior (prevalences) that the activated logits assume after training so, float [C]."""
 
     @abstractmethod
-    def metrics(self, targets: np.ndarray, logits: np.ndarray, counts: np.ndarray) -> dict[str, float]:
-        """The figures of an epoch, from the logits [N, C] of the unchanged images; counts int [C] of the training
-        part."""
+    def metrics(self, val: Logits, monitor: str) -> dict[str, float]:
+        """The figures of an epoch, from the validation logits of the unchanged images; that of `monitor`, one of
+        `monitors`, is among them."""
 
     # ---- deciding
     @abstractmethod
@@ -129,6 +130,11 @@ class Task(Problem):
     @property
     def name(self) -> str:
         return self.config.task
+
+    @property
+    def monitored(self) -> str:
+        """The figure of `metrics` that the run's epochs are judged by."""
+        return self.monitor if self.config.monitor in ("auto", "last") else self.config.monitor
 
     @abstractmethod
     def read(self, source: Source) -> Tables:

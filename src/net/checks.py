@@ -37,9 +37,29 @@ def check(config: Config, task: Task, begun: bool = False) -> None:
         raise UserError(f"rule = {config.rule!r}: a {task.name} run decides by one of {some(task.rules)}")
     if config.split != "auto" and not begun and not Path(config.split).is_file():
         raise UserError(f"split = {shown(Path(config.split))}: there is no such file")
+    _check_recipe(config, task)
     lungs.check(config.crop, config.masks)
     losses.check(config)
     model.check(config if not begun else config.model_copy(update={"weights": "none"}))
+
+
+def _check_recipe(config: Config, task: Task) -> None:
+    for key in ("warmup", "average_epochs"):
+        if getattr(config, key) > config.epochs:
+            raise UserError(f"{key} = {getattr(config, key)} is more than epochs = {config.epochs}: set both")
+    monitors = ["auto", *task.monitors, "last"]
+    if config.monitor not in monitors:
+        raise UserError(f"monitor = {config.monitor!r}: a {task.name} run chooses its epoch by one of {some(monitors)}")
+    if config.average_epochs and config.monitor != "last":
+        raise UserError(
+            f"average_epochs = {config.average_epochs}: the mean of the last epochs is whole only after the very last"
+            f" one, and monitor = {config.monitor} may choose another or stop before: set monitor=last"
+        )
+    if config.norms == "frozen" and config.weights == "none":
+        raise UserError(
+            "norms = frozen: a body with random weights has no statistics worth keeping: leave norms at learn, or give"
+            " weights"
+        )
 
 
 def warn(config: Config, task: Task) -> None:

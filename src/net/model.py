@@ -12,7 +12,9 @@ import huggingface_hub
 import safetensors.torch
 import timm
 import torch
+from timm.optim import param_groups_layer_decay
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from core.config import Config
 from core.errors import UserError, some
@@ -24,12 +26,15 @@ class Net(nn.Module):
 
     `mean` and `std` (per channel, of values in [0, 1]) are the body's own and travel in its checkpoints; broadcasting
     against them makes its channels. Layers of the body that are not trained have no gradient and stay in eval mode:
-    norm statistics and dropout rest. `pretrained` says that the body does not start at random.
+    norm statistics and dropout rest. `pretrained` says that the body does not start at random; `norms_rest` that its
+    batch norm keeps the statistics it started with, in eval mode, while its slopes and offsets are trained.
     """
 
-    def __init__(self, body: nn.Module, head: nn.Module, mean: tuple, std: tuple, pretrained: bool):
+    def __init__(
+        self, body: nn.Module, head: nn.Module, mean: tuple, std: tuple, pretrained: bool, norms_rest: bool = False
+    ):
         super().__init__()
-        self.body, self.head, self.pretrained = body, head, pretrained
+        self.body, self.head, self.pretrained, self.norms_rest = body, head, pretrained, norms_rest
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
         self.resting: list[nn.Module] = []
@@ -43,10 +48,19 @@ class Net(nn.Module):
         return config.unfrozen if self.pretrained else 1.0
 
     def groups(self, config: Config) -> list[dict]:
-        """The optimizer's parameter groups: the body, which may learn more slowly when it is pretrained, and the
-        head."""
+        """The optimizer's parameter groups: the body, which may learn more slowly when it is pretrained, and last the
+        head.
+
+        With `layer_decay` the body has a group a layer, as timm counts them: the last learns with the body's rate, the
+        one below with `layer_decay` times it, and so on (Bao et al. 2022, BEiT, appendix; Clark et al. 2020, ELECTRA).
+        """
         body_lr = config.lr if config.body_lr == "lr" or not self.pretrained else config.body_lr
-        return [{"params": list(self.body.parameters()), "lr": body_lr}, {"params": list(self.head.parameters())}]
+        groups = [{"params": list(self.body.parameters()), "lr": body_lr}, {"params": list(self.head.parameters())}]
+        if config.layer_decay < 1:
+            self.unfreeze(self.share(config))  # timm leaves out what is not trained now
+            layers = param_groups_layer_decay(self.body, layer_decay=config.layer_decay, weight_decay_exclude_1d=False)
+            groups[:1] = [{"params": layer["params"], "lr": body_lr * layer["lr_scale"]} for layer in layers]
+        return groups if config.decay_norms else [part for group in groups for part in _norms_apart(group)]
 
     def unfreeze(self, share: float) -> None:
         """Train the top `share` of the body's layers and no others. A layer is a module with parameters of its own
@@ -56,6 +70,8 @@ class Net(nn.Module):
         below = len(layers) - int(share * len(layers) + 0.5)  # layers that rest
         first = layers[below] if below < len(layers) else len(modules)
         self.resting = modules[:first] if below else []
+        if self.norms_rest:
+            self.resting = self.resting + [module for module in modules if isinstance(module, BatchNorm)]
         for place, module in enumerate(modules):
             for parameter in module._parameters.values():
                 if parameter is not None:
@@ -76,6 +92,15 @@ class Net(nn.Module):
             "trainable": [parameter for parameter in self.parameters() if parameter.requires_grad],
         }
         return {name: sum(parameter.numel() for parameter in some) for name, some in counted.items()}
+
+
+def _norms_apart(group: dict) -> list[dict]:
+    """A parameter group as two: norms, biases and layer scales, which have one dimension and are not decayed, and the
+    rest."""
+    flat = [parameter for parameter in group["params"] if parameter.ndim <= 1]
+    deep = [parameter for parameter in group["params"] if parameter.ndim > 1]
+    parts = [{**group, "params": flat, "weight_decay": 0.0}, {**group, "params": deep}]
+    return [part for part in parts if part["params"]]
 
 
 def dense(features: int, classes: int, dropout: float, spelled: str) -> nn.Sequential:
@@ -107,7 +132,8 @@ class PlainCNN(nn.Sequential):
 
 
 def check(config: Config) -> None:
-    """Raises UserError for a network that nobody knows, weights that are not there, or a size that it cannot take."""
+    """Raises UserError for a network that nobody knows, weights that are not there, or a size or setting that it cannot
+    take."""
     plain = re.fullmatch(r"cnn([1-7])", config.model)
     if plain:
         blocks = int(plain[1])
@@ -120,6 +146,13 @@ def check(config: Config) -> None:
             raise UserError(
                 f"size = {config.size} is too small for the {blocks} poolings of {config.model}: at least {2**blocks}"
             )
+        for key, without in (("layer_decay", 1.0), ("drop_path", 0.0), ("norms", "learn")):
+            value = getattr(config, key)
+            if value != without:
+                raise UserError(
+                    f"{key} = {value} is for timm's networks, and {config.model} is a plain one from scratch: leave"
+                    f" {key} at {without}"
+                )
         return
     if not timm.is_model(config.model):
         near = timm.list_models(f"*{config.model.split('.')[0].split('_')[0]}*")[:5]
@@ -139,12 +172,21 @@ def build(config: Config, classes: int, weights: str) -> Net:
     plain = re.fullmatch(r"cnn([1-7])", config.model)
     if plain:
         return _from_scratch(config, classes, int(plain[1]))
+    further = {"drop_path_rate": config.drop_path} if config.drop_path else {}
     try:
-        body = timm.create_model(config.model, num_classes=0)
+        body = timm.create_model(config.model, num_classes=0, **further)
     except RuntimeError as error:  # an unknown tag behind a known architecture
         raise UserError(f"model = {config.model!r} cannot be made: {error}") from error
+    except TypeError as error:
+        if not further:
+            raise
+        raise UserError(
+            f"drop_path = {config.drop_path}: {config.model} has no stochastic depth: leave drop_path at 0"
+        ) from error
+    if config.norms == "frozen" and not any(isinstance(module, BatchNorm) for module in body.modules()):
+        raise UserError(f"norms = frozen: {config.model} has no batch norm: leave norms at learn")
     if weights == "imagenet":
-        body = _fetched(config.model)
+        body = _fetched(config.model, **further)
     elif weights != "none":
         _load(body, Path(weights))
     cfg = body.pretrained_cfg
@@ -162,7 +204,8 @@ def build(config: Config, classes: int, weights: str) -> Net:
         ) from error
     features = getattr(body, "head_hidden_size", body.num_features)
     head = dense(features, classes, config.dropout, config.head)
-    return Net(body, head, cfg["mean"], cfg["std"], config.weights != "none").to(memory_format=torch.channels_last)
+    net = Net(body, head, cfg["mean"], cfg["std"], config.weights != "none", config.norms == "frozen")
+    return net.to(memory_format=torch.channels_last)
 
 
 def _from_scratch(config: Config, classes: int, blocks: int) -> Net:
@@ -181,12 +224,12 @@ def save_pretrained(name: str, path: Path) -> None:
     )
 
 
-def _fetched(name: str) -> nn.Module:
+def _fetched(name: str, **further) -> nn.Module:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     if not _hub_answers():
         huggingface_hub.constants.HF_HUB_OFFLINE = True  # only the local cache is asked, without a minute of retries
     try:
-        return timm.create_model(name, pretrained=True, num_classes=0)
+        return timm.create_model(name, pretrained=True, num_classes=0, **further)
     except Exception as error:  # the hub client raises a dozen kinds; each means that there are no weights
         raise UserError(
             f"the ImageNet weights of {name} could not be fetched ({type(error).__name__}): give a file with"

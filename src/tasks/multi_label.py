@@ -10,6 +10,7 @@ from answers import multi_label
 from answers import multi_label_report as reports
 from core import priors
 from core.config import Config, Share
+from core.logits_file import Logits
 from core.submission import all_probabilities
 from core.task import Problem
 
@@ -48,6 +49,7 @@ class MultiLabelConfig(Config):
 class MultiLabel(Problem):
     exclusive = False
     monitor = "auc"
+    monitors = ("auc", "log_likelihood")
     rules = multi_label.RULES
     headings = reports.HEADINGS
     plots = ("training", "roc", "roc_all", "precision_recall", "reliability", "histograms")
@@ -59,8 +61,9 @@ class MultiLabel(Problem):
     def prior(self, targets: np.ndarray, corrections: Mapping[str, float]) -> np.ndarray:
         return priors.prevalence(targets, self.weights(targets, corrections))
 
-    def metrics(self, targets: np.ndarray, logits: np.ndarray, counts: np.ndarray) -> dict[str, float]:
-        return multi_label.monitor(targets, logits)
+    def metrics(self, val: Logits, monitor: str = monitor) -> dict[str, float]:
+        found = multi_label.monitor(val.targets, val.logits[0])
+        return found if monitor in found else found | {monitor: multi_label.log_likelihood(val)}
 
     # ---- deciding and reporting, as the interface describes it
     calibrate = staticmethod(multi_label.calibrate)

@@ -38,6 +38,7 @@ class SingleLabel(Problem):
 
     exclusive = True
     monitor = "score"
+    monitors = ("score", *single_label.MONITORS)
     rules = tuple(RULES)
     headings = reports.HEADINGS
     plots = ("training", "temperature", "confidence", "confusion", "class_costs")
@@ -54,9 +55,10 @@ class SingleLabel(Problem):
     def prior(self, targets: np.ndarray, corrections: Mapping[str, float]) -> np.ndarray:
         return priors.prior(targets.sum(axis=0).astype(int), corrections)
 
-    def metrics(self, targets: np.ndarray, logits: np.ndarray, counts: np.ndarray) -> dict[str, float]:
-        answers = np.where(counts > 0, logits, -np.inf).argmax(axis=1)
-        return metrics.summary(metrics.tally_one_hot(targets, answers), self.costs)
+    def metrics(self, val: Logits, monitor: str = monitor) -> dict[str, float]:
+        answers = np.where(val.counts > 0, val.logits[0], -np.inf).argmax(axis=1)
+        found = metrics.summary(metrics.tally_one_hot(val.targets, answers), self.costs)
+        return found if monitor in found else found | {monitor: single_label.MONITORS[monitor](val, self.costs)}
 
     # ---- deciding
     def calibrate(self, vals: Sequence[Logits], temperature: float | None = None) -> dict:
