@@ -89,7 +89,7 @@ def collected(given: Namespace) -> tuple[Task, Run, None]:
     """The run that folds from elsewhere are put together in; needs no images."""
     first = open_run(cross_validation.folds_in(given.collect[0])[0])
     synthetic = bool(first.about.get("synthetic"))
-    config = registry.load(given.config, given.settings, synthetic, given.demo or synthetic)
+    config = registry.load(given.config, given.settings, synthetic, given.demo)
     if not config.folds:
         raise UserError(f"--collect is for a cross-validation, and {config.name} has folds = 0: give folds= as there")
     task, run = registry.task_of(config), Run.named(config.name)

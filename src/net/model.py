@@ -58,7 +58,8 @@ class Net(nn.Module):
         groups = [{"params": list(self.body.parameters()), "lr": body_lr}, {"params": list(self.head.parameters())}]
         if config.layer_decay < 1:
             self.unfreeze(self.share(config))  # timm leaves out what is not trained now
-            layers = param_groups_layer_decay(self.body, layer_decay=config.layer_decay, weight_decay_exclude_1d=False)
+            inner = self.body.body if isinstance(self.body, Levels) else self.body
+            layers = param_groups_layer_decay(inner, layer_decay=config.layer_decay, weight_decay_exclude_1d=False)
             groups[:1] = [{"params": layer["params"], "lr": body_lr * layer["lr_scale"]} for layer in layers]
         return groups if config.decay_norms else [part for group in groups for part in _norms_apart(group)]
 
@@ -116,6 +117,27 @@ def dense(features: int, classes: int, dropout: float, spelled: str) -> nn.Seque
     return nn.Sequential(*layers, last)
 
 
+class Levels(nn.Module):
+    """A timm body up to the deepest of some of its feature maps; of each the mean over its positions, and with
+    `with_std` the standard deviation too: images [B, 3, S, S] to [B, F]."""
+
+    def __init__(self, body: nn.Module, levels: list[int], with_std: bool):
+        super().__init__()
+        body.prune_intermediate_layers(levels, prune_norm=True, prune_head=True)
+        self.body, self.levels, self.with_std = body, levels, with_std
+        self.num_features = body.feature_info[max(levels)]["num_chs"]
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        maps = self.body.forward_intermediates(pixels, indices=self.levels, intermediates_only=True)
+        found = []
+        for each in maps:
+            positions = each.float().flatten(2)
+            found.append(positions.mean(dim=2))
+            if self.with_std:  # the small number keeps the gradient of a constant channel finite
+                found.append((positions.var(dim=2, unbiased=False) + 1e-6).sqrt())
+        return torch.cat(found, dim=1)
+
+
 class PlainCNN(nn.Sequential):
     """The thesis' network from scratch: blocks of convolution (2^(l+3) filters of 3×3 in block l), ReLU, batch norm and
     2×2 max pooling, then global average pooling; [B, 1, S, S] to [B, 2^(blocks+3)]."""
@@ -146,7 +168,7 @@ def check(config: Config) -> None:
             raise UserError(
                 f"size = {config.size} is too small for the {blocks} poolings of {config.model}: at least {2**blocks}"
             )
-        for key, without in (("layer_decay", 1.0), ("drop_path", 0.0), ("norms", "learn")):
+        for key, without in (("layer_decay", 1.0), ("drop_path", 0.0), ("norms", "learn"), ("levels", [])):
             value = getattr(config, key)
             if value != without:
                 raise UserError(
@@ -195,17 +217,31 @@ def build(config: Config, classes: int, weights: str) -> Net:
             f"model = {config.model!r} takes images of {cfg['input_size'][1]} pixels only: set"
             f" size={cfg['input_size'][1]}"
         )
+    if config.levels:
+        body = _cut(body, config)
     try:
         with torch.inference_mode():
-            body.eval()(torch.zeros(1, 3, config.size, config.size))
+            found = body.eval()(torch.zeros(1, 3, config.size, config.size))
     except (RuntimeError, AssertionError) as error:
         raise UserError(
             f"model = {config.model!r} cannot take images of {config.size} pixels: choose another size"
         ) from error
-    features = getattr(body, "head_hidden_size", body.num_features)
-    head = dense(features, classes, config.dropout, config.head)
+    head = dense(found.shape[1], classes, config.dropout, config.head)
     net = Net(body, head, cfg["mean"], cfg["std"], config.weights != "none", config.norms == "frozen")
     return net.to(memory_format=torch.channels_last)
+
+
+def _cut(body: nn.Module, config: Config) -> Levels:
+    if not hasattr(body, "forward_intermediates") or not hasattr(body, "prune_intermediate_layers"):
+        raise UserError(
+            f"levels = {config.levels}: {config.model} does not hand out its feature maps: leave levels out"
+        )
+    number = len(body.feature_info)
+    if max(config.levels) >= number or len(set(config.levels)) < len(config.levels):
+        raise UserError(
+            f"levels = {config.levels}: {config.model} has the feature maps 0 to {number - 1}; name each once"
+        )
+    return Levels(body, sorted(config.levels), config.pooling == "mean_std")
 
 
 def _from_scratch(config: Config, classes: int, blocks: int) -> Net:
