@@ -41,7 +41,8 @@ def probe(task: Task, prepared: Prepared, parts: np.ndarray, name: str) -> Run:
         )
     run.lock()
     machine = machinery.pick(config)
-    ids, x = features.of_all(machine.place(model.build(config, 1, config.weights)), prepared, config, machine)
+    net = machine.place(model.build(config.model_copy(update={"head": "none"}), 1, config.weights))
+    ids, x = features.of_all(net, prepared, config, machine)
     learn = table.take(parts == "training")
     mine = x[:, : len(table.ids)][:, parts == "training"]
     strength = heads.choose(mine, learn, task.exclusive)

@@ -20,7 +20,7 @@ from core.task import Task
 from images import loader, prepare
 from images.augment import Augment
 from images.prepare import Prepared
-from net import checkpoint, checks, infer, losses, model
+from net import checkpoint, checks, heads, infer, losses, model
 from net import machine as machinery
 from net.fit import Batches, Learner, fit
 from net.machine import Machine
@@ -89,6 +89,8 @@ def train(task: Task, source: Source, run: Run) -> Prepared:
     batches = batches_of(task, prepared, learn, validation, (parts == "test").sum(), machine)
     loss = losses.build(config, batches.counts, len(learn.ids), machine.device)
     with run.timed("train"):
+        if config.head_start == "probe" and not (run / "last.pt").is_file():  # which has the head that was started
+            heads.start(net, task, prepared, parts, machine)
         ended = fit(learner, batches, loss, task, run)
         best = checkpoint.load_into({"model": learner.net}, run / "best.pt", machine.device, ["epoch"])
         logits = infer.logits(learner.net, batches.validation, config.views, machine, "validation")

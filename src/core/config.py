@@ -96,6 +96,8 @@ class Config(BaseModel):
     # stop training in time for everything else to end within these hours, 0 = never
     hours: Annotated[float, Field(ge=0, le=24)] = 0
     workers: Literal["auto"] | Count = "auto"  # of the data loader; results do not depend on it
+    # random, or the logistic regression on frozen features, by which `probe` is the bar too: see net/heads.py
+    head_start: Literal["random", "probe"] = later("random")
     probe: bool = later(False)  # make the logistic regression on frozen features first, and say what the run gains
 
     @field_validator("*", mode="before")

@@ -12,7 +12,7 @@ from core.errors import UserError, some
 from core.files import shown
 from core.task import Task
 from images import lungs
-from net import losses, model
+from net import heads, losses, model
 
 
 def check(config: Config, task: Task, begun: bool = False) -> None:
@@ -39,6 +39,7 @@ def check(config: Config, task: Task, begun: bool = False) -> None:
         raise UserError(f"split = {shown(Path(config.split))}: there is no such file")
     lungs.check(config.crop, config.masks)
     losses.check(config)
+    heads.check(config)
     model.check(config if not begun else config.model_copy(update={"weights": "none"}))
 
 

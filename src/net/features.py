@@ -24,18 +24,20 @@ from net.model import Net
 
 
 def extract(net: Net, pack: Pack, ids: np.ndarray, config: Config, machine: Machine) -> np.ndarray:
-    """The features of these images, unaugmented, in every view of the configuration: float32 [V, N, F]."""
+    """What the last layer of the head is given for these images, unaugmented, in every view of the configuration:
+    float32 [V, N, F]. Without hidden layers that are the pooled features of the body."""
     images = Table(ids, [], np.zeros((len(ids), 0), np.float32))
     batches = loader.in_order(pack, images, config.batch, machine.workers, machine.device.type == "cuda")
-    head, net.head = net.head, nn.Identity()
+    last, net.head[-1] = net.head[-1], nn.Identity()
     try:
         return infer.logits(net, batches, config.views, machine, "features")
     finally:
-        net.head = head
+        net.head[-1] = last
 
 
 def of_all(net: Net, prepared: Prepared, config: Config, machine: Machine) -> tuple[np.ndarray, np.ndarray]:
-    """What a body that is not trained yet says of every image, labelled or not: ids str [N], float32 [V, N, F].
+    """The features of every image, labelled or not, by a network without hidden layers in its head and with a body that
+    is not trained yet: ids str [N], float32 [V, N, F].
 
     Computed once for everything that they depend on, and kept below features/: another run, another fold and the probe
     take them from there. A file that is damaged is made again.

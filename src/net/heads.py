@@ -1,13 +1,25 @@
-"""Linear heads on features: the logistic regression of the probe, which a network's head may start from."""
+"""Linear heads on features: the logistic regression of the probe, which a network's head may start from.
+
+A body that is trained below a random head is bent towards that head before the head knows anything; it keeps more of
+what it was pretrained on when the head starts from the best one for its features (LP-FT, Kumar et al. 2022).
+"""
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
-from core import folds
+from core import folds, priors
+from core.config import Config
 from core.data_set import Table
+from core.errors import UserError
+from core.task import Task
+from images.prepare import Prepared
+from net import features, model
+from net.machine import Machine
+from net.model import Net
 
 STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 1e-1)  # inverse penalties (scikit-learn's C), on standardised features
 PARTS = 3  # of the training part, in the cross-validation that chooses one of them
@@ -28,6 +40,20 @@ class Regression:
         for columns, one in self.fitted:
             logits[:, columns] = one.decision_function(rows).reshape(len(x), -1)
         return logits
+
+    @property
+    def linear(self) -> tuple[np.ndarray, np.ndarray]:
+        """The same as one linear layer of the features themselves: weight float64 [C, F], bias float64 [C]."""
+        weight, bias = np.zeros((len(self.constants), len(self.scaler.mean_))), np.float64(self.constants)
+        for columns, one in self.fitted:
+            weight[columns], bias[columns] = one.coef_, one.intercept_
+        return unscaled(weight, bias, self.scaler)
+
+
+def unscaled(weight: np.ndarray, bias: np.ndarray, scaler: Any) -> tuple[np.ndarray, np.ndarray]:
+    """A linear layer of standardised features as one of the features themselves: weight [C, F] and bias [C]."""
+    weight = weight / scaler.scale_
+    return weight, bias - weight @ scaler.mean_
 
 
 def fit(x: np.ndarray, targets: np.ndarray, exclusive: bool, strength: float) -> Regression:
@@ -83,3 +109,42 @@ def choose(x: np.ndarray, table: Table, exclusive: bool) -> float:
             parts.append(likelihood(predict(x[0, part == k]), table.targets[part == k], exclusive))
         found[strength] = np.mean(parts)
     return max(found, key=found.get)
+
+
+def check(config: Config) -> None:
+    """Raises UserError for a head that has hidden layers, or a body that knows nothing, where it is to start so."""
+    if config.head_start == "random":
+        return
+    if config.head != "none":
+        raise UserError(
+            f"head_start = {config.head_start}: a regression has no hidden layers to start head = {config.head} from: "
+            "set head=none, or leave head_start out"
+        )
+    if not model.pretrained(config):
+        raise UserError(
+            f"head_start = {config.head_start}: the body of {config.model} starts at random here, and its features say "
+            "nothing: give it pretrained weights, or leave head_start out"
+        )
+
+
+def start(net: Net, task: Task, prepared: Prepared, parts: np.ndarray, machine: Machine) -> None:
+    """Give the head the probe of the training part, for the labelled rows' `parts`.
+
+    The probe assumes the natural prior; under a correction of imbalance the bias is shifted to the prior that is
+    learned, so that the loss begins in balance.
+    """
+    config, learn = task.config, prepared.labelled.take(parts == "training")
+    _, x = features.of_all(net, prepared, config, machine)
+    mine = x[:, : len(parts)][:, parts == "training"]
+    strength = choose(mine, learn, task.exclusive)
+    weight, bias = fit(mine, learn.targets, task.exclusive, strength).linear
+    natural, learned = (task.prior(learn.targets, corrections) for corrections in ({}, config.imbalance))
+    put(net, weight, bias + priors.shift(natural, learned, task.exclusive))
+    print(f"the head starts from logistic regression on frozen features, C = {strength:g}", flush=True)
+
+
+def put(net: Net, weight: np.ndarray, bias: np.ndarray) -> None:
+    """Make these the last layer of the head, in place: an optimizer goes on with the same parameters."""
+    with torch.no_grad():
+        net.head[-1].weight.copy_(torch.from_numpy(weight))
+        net.head[-1].bias.copy_(torch.from_numpy(bias))
