@@ -12,6 +12,7 @@ import numpy as np
 from core import config as settings
 from core import folds, packages, runs
 from core.commands import Parser
+from core.config import Config
 from core.data_set import Source, Table
 from core.files import digest, shown
 from core.logits_file import Logits, write_logits
@@ -20,7 +21,7 @@ from core.task import Task
 from images import loader, prepare
 from images.augment import Augment
 from images.prepare import Prepared
-from net import checkpoint, checks, heads, infer, losses, model
+from net import checkpoint, checks, heads, infer, losses, model, refit
 from net import machine as machinery
 from net.fit import Batches, Learner, fit
 from net.machine import Machine
@@ -67,7 +68,7 @@ def train(task: Task, source: Source, run: Run) -> Prepared:
     """Train, or go on where the run stopped, and write val_logits.npz of the best epoch. Returns the prepared data."""
     config, machine = task.config, machinery.pick(task.config)
     found = prepare.tables(source, task)
-    done = finished(run)
+    done = finished(run, config)
     if not done:  # before packing, so that missing weights are said at once; a run that goes on has its own
         weights = "none" if (run / "last.pt").is_file() else config.weights
         net = model.build(config, len(found.labelled.classes), weights)
@@ -93,18 +94,20 @@ def train(task: Task, source: Source, run: Run) -> Prepared:
             heads.start(net, task, prepared, parts, machine)
         ended = fit(learner, batches, loss, task, run)
         best = checkpoint.load_into({"model": learner.net}, run / "best.pt", machine.device, ["epoch"])
+        prior = refit.refit(learner.net, task, prepared.pack, learn, machine, run, best["epoch"])
         logits = infer.logits(learner.net, batches.validation, config.views, machine, "validation")
         for name in ("calibration.json", "test_logits.npz", "report.json", "per_class.csv"):  # of an earlier best epoch
             (run / name).unlink(missing_ok=True)
-        classes, prior = np.array(validation.classes), np.array(run.about["prior"])
+        classes = np.array(validation.classes)
         content = Logits(validation.ids, logits, validation.targets, classes, batches.counts, len(learn.ids), prior)
         write_logits(run / "val_logits.npz", content)
-    run.save(state="trained" if ended else "paused", best_epoch=best["epoch"])
+    run.save(state="trained" if ended else "paused", best_epoch=best["epoch"], prior=prior.tolist())
     return prepared
 
 
-def finished(run: Run) -> bool:
-    return run.about.get("state") == "trained" and (run / "best.pt").is_file() and (run / "val_logits.npz").is_file()
+def finished(run: Run, config: Config) -> bool:
+    files = ("best.pt", refit.file(config), "val_logits.npz")
+    return run.about.get("state") == "trained" and all((run / name).is_file() for name in files)
 
 
 def record(run: Run, task: Task, prepared: Prepared, parts: np.ndarray, net: Net, machine: Machine) -> None:
@@ -146,7 +149,7 @@ def batches_of(
         loader.batched(images, order, config.batch, machine.workers, pin, drop_last=len(images) > config.batch),
         loader.in_order(prepared.pack, validation, config.batch, machine.workers, pin),
         np.nansum(learn.targets, axis=0).astype(int),
-        len(validation.ids) + tests + len(prepared.unlabelled),
+        len(validation.ids) + tests + len(prepared.unlabelled) + (config.refit != "none") * len(learn.ids),
     )
 
 

@@ -98,6 +98,8 @@ class Config(BaseModel):
     workers: Literal["auto"] | Count = "auto"  # of the data loader; results do not depend on it
     # random, or the logistic regression on frozen features, by which `probe` is the bar too: see net/heads.py
     head_start: Literal["random", "probe"] = later("random")
+    # how the head is fitted again after training, on the features of the trained body: see net/refit.py
+    refit: Literal["none", "balanced", "expected_score"] = later("none")
     probe: bool = later(False)  # make the logistic regression on frozen features first, and say what the run gains
 
     @field_validator("*", mode="before")

@@ -56,8 +56,9 @@ def unscaled(weight: np.ndarray, bias: np.ndarray, scaler: Any) -> tuple[np.ndar
     return weight, bias - weight @ scaler.mean_
 
 
-def fit(x: np.ndarray, targets: np.ndarray, exclusive: bool, strength: float) -> Regression:
-    """Fit to the features x [V, N, F] of every view and the targets [N, C], NaN unknown.
+def fit(x: np.ndarray, targets: np.ndarray, exclusive: bool, strength: float, balanced: bool = False) -> Regression:
+    """Fit to the features x [V, N, F] of every view and the targets [N, C], NaN unknown; `balanced`: all classes, or
+    the two sides of a label, weigh alike.
 
     One softmax over the classes where they exclude each other, otherwise a sigmoid a label. A class without training
     images, and a label without positives, or without negatives, has a constant logit.
@@ -70,7 +71,8 @@ def fit(x: np.ndarray, targets: np.ndarray, exclusive: bool, strength: float) ->
     rows, y = scaler.transform(x.reshape(-1, features)), np.tile(targets, (views, 1))
 
     def regression(known: np.ndarray, labels: np.ndarray) -> LogisticRegression:
-        return LogisticRegression(C=strength, max_iter=2000).fit(rows[known], labels[known])
+        weights = "balanced" if balanced else None
+        return LogisticRegression(C=strength, class_weight=weights, max_iter=2000).fit(rows[known], labels[known])
 
     if exclusive:
         one = regression(np.ones(len(y), bool), y.argmax(axis=1))

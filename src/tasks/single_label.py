@@ -58,6 +58,12 @@ class SingleLabel(Problem):
         answers = np.where(counts > 0, logits, -np.inf).argmax(axis=1)
         return metrics.summary(metrics.tally_one_hot(targets, answers), self.costs)
 
+    def earnings(self, targets: np.ndarray) -> np.ndarray:
+        truth, counts = targets.argmax(axis=1), targets.sum(axis=0)
+        return np.stack(
+            [metrics.earned(truth, np.full(len(truth), c), counts, self.costs) for c in range(len(counts))], axis=1
+        )
+
     # ---- deciding
     def calibrate(self, vals: Sequence[Logits], temperature: float | None = None) -> dict:
         return single_label.calibrate(self.costs, vals, temperature)
