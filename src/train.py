@@ -86,12 +86,14 @@ def train(task: Task, source: Source, run: Run) -> Prepared:
 
     record(run, task, prepared, parts, net, machine)
     learn, validation = (prepared.labelled.take(parts == part) for part in ("training", "validation"))
-    learner = Learner(machine.place(net), config, machine)
+    net = machine.place(net)
+    if config.head_start == "probe" and not (run / "last.pt").is_file():  # which has the head that was started
+        with run.timed("start"):
+            heads.start(net, task, prepared, parts, machine)
+    learner = Learner(net, config, machine)
     batches = batches_of(task, prepared, learn, validation, (parts == "test").sum(), machine)
     loss = losses.build(config, batches.counts, len(learn.ids), machine.device)
     with run.timed("train"):
-        if config.head_start == "probe" and not (run / "last.pt").is_file():  # which has the head that was started
-            heads.start(net, task, prepared, parts, machine)
         ended = fit(learner, batches, loss, task, run)
         best = checkpoint.load_into({"model": learner.net}, run / "best.pt", machine.device, ["epoch"])
         prior = refit.refit(learner.net, task, prepared.pack, learn, machine, run, best["epoch"])
