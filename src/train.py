@@ -7,6 +7,7 @@ from core.errors import UserError, command, some  # first, so that Ctrl-C is qui
 import math
 import sys
 from argparse import Namespace
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from core.task import Task
 from images import loader, prepare
 from images.augment import Augment
 from images.prepare import Prepared
-from net import checkpoint, checks, infer, losses, model
+from net import checkpoint, checks, heads, infer, losses, model, refit
 from net import machine as machinery
 from net.fit import Batches, Learner, fit
 from net.machine import Machine
@@ -76,7 +77,7 @@ def train(task: Task, source: Source, run: Run) -> Prepared:
     """Train, or go on where the run stopped, and write val_logits.npz of the best epoch. Returns the prepared data."""
     config, machine = task.config, machinery.pick(task.config)
     found = prepare.tables(source, task)
-    done = finished(run)
+    done = finished(run, config)
     if not done:  # before packing, so that missing weights are said at once; a run that goes on has its own
         weights = "none" if (run / "last.pt").is_file() else config.weights
         net = model.build(config, len(found.labelled.classes), weights)
@@ -94,22 +95,28 @@ def train(task: Task, source: Source, run: Run) -> Prepared:
 
     record(run, task, prepared, parts, net, machine)
     learn, validation = (prepared.labelled.take(parts == part) for part in ("training", "validation"))
+    net = machine.place(net)
+    if config.head_start == "probe" and not (run / "last.pt").is_file():  # which has the head that was started
+        with run.timed("start"):
+            heads.start(net, task, prepared, parts, machine)
     batches = batches_of(task, prepared, learn, validation, (parts == "test").sum(), machine)
-    learner = Learner(machine.place(net), config, machine, math.ceil(len(batches.learn) / config.accumulate))
+    learner = Learner(net, config, machine, math.ceil(len(batches.learn) / config.accumulate))
     loss = losses.build(config, batches.counts, len(learn.ids), machine.device)
     with run.timed("train"):
         ended = fit(learner, batches, loss, task, run)
         best = checkpoint.load_into({"model": learner.net}, run / "best.pt", machine.device, ["epoch"])
+        prior = refit.refit(learner.net, task, prepared.pack, learn, machine, run, best["epoch"])
         logits = infer.logits(learner.net, batches.validation, config.views, machine, "validation")
         for name in ("calibration.json", "test_logits.npz", "report.json", "per_class.csv"):  # of an earlier best epoch
             (run / name).unlink(missing_ok=True)
-        write_logits(run / "val_logits.npz", batches.content(logits))
-    run.save(state="trained" if ended else "paused", best_epoch=best["epoch"])
+        write_logits(run / "val_logits.npz", replace(batches.content(logits), prior=prior))
+    run.save(state="trained" if ended else "paused", best_epoch=best["epoch"], prior=prior.tolist())
     return prepared
 
 
-def finished(run: Run) -> bool:
-    return run.about.get("state") == "trained" and (run / "best.pt").is_file() and (run / "val_logits.npz").is_file()
+def finished(run: Run, config: Config) -> bool:
+    files = ("best.pt", refit.file(config), "val_logits.npz")
+    return run.about.get("state") == "trained" and all((run / name).is_file() for name in files)
 
 
 def record(run: Run, task: Task, prepared: Prepared, parts: np.ndarray, net: Net, machine: Machine) -> None:
@@ -159,7 +166,7 @@ def batches_of(
         loader.in_order(prepared.pack, validation, config.batch, machine.workers, pin),
         content,
         counts,
-        len(validation.ids) + tests + len(prepared.unlabelled),
+        len(validation.ids) + tests + len(prepared.unlabelled) + (config.refit != "none") * len(learn.ids),
     )
 
 

@@ -90,7 +90,6 @@ def test_every_figure_is_of_the_pooled_rows_and_each_fold_keeps_its_calibration(
     assert call("evaluate", run, home / "runs/twin").code == 0
     explained = call("explain", run)
     assert explained.code == 2 and "a network a fold: explain one of them" in explained.err
-    assert call("explain", run / "fold2", "--data", made, "--number", "1").code == 0
 
 
 def test_cut_in_any_fold_it_ends_with_the_same_bytes(done, made, home, call, monkeypatch):

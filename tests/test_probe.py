@@ -7,10 +7,10 @@ import pytest
 from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 
-import probe
 from conftest import TINY
 from core import logits_file
 from images import labels
+from net import features, heads
 
 
 def clouds(classes: int, n: int = 90, views: int = 2) -> tuple[np.ndarray, np.ndarray]:
@@ -24,31 +24,31 @@ def clouds(classes: int, n: int = 90, views: int = 2) -> tuple[np.ndarray, np.nd
 @pytest.mark.parametrize("classes", [2, 4])
 def test_exclusive_classes_get_scikit_learns_softmax(classes):
     x, targets = clouds(classes)
-    predict = probe.fit(x, targets, True, 0.1)
+    predict = heads.fit(x, targets, True, 0.1)
     flat = x.reshape(-1, 5)
     scaled = (flat - flat.mean(axis=0)) / flat.std(axis=0)
     own = LogisticRegression(C=0.1, max_iter=2000).fit(scaled, np.tile(targets.argmax(axis=1), 2))
     expected = own.predict_log_proba(scaled[: len(targets)])
     assert log_softmax(predict(x[0]), axis=1) == pytest.approx(expected, abs=1e-4)
-    assert probe.likelihood(predict(x[0]), targets, True) == pytest.approx(expected[targets == 1].mean(), abs=1e-4)
+    assert heads.likelihood(predict(x[0]), targets, True) == pytest.approx(expected[targets == 1].mean(), abs=1e-4)
 
 
 def test_a_class_without_training_images_is_never_the_likeliest():
     x, targets = clouds(3)
     targets = np.insert(targets, 1, 0, axis=1)
-    logits = probe.fit(x, targets, True, 0.1)(x[0])
+    logits = heads.fit(x, targets, True, 0.1)(x[0])
     assert logits.shape == (90, 4) and np.isfinite(logits).all() and (logits.argmax(axis=1) != 1).all()
 
 
 def test_labels_are_fitted_one_by_one_without_their_unknown_rows():
     x, targets = clouds(3)
     targets[:30, 0], targets[:, 2] = np.nan, 1  # some unknown, and one without negatives
-    logits = probe.fit(x, targets, False, 0.1)(x[0])
-    known = probe.fit(x[:, 30:], targets[30:, :1], False, 0.1)(x[0])
-    assert (logits[:, 2] == probe.ABSENT).all()
+    logits = heads.fit(x, targets, False, 0.1)(x[0])
+    known = heads.fit(x[:, 30:], targets[30:, :1], False, 0.1)(x[0])
+    assert (logits[:, 2] == heads.ABSENT).all()
     assert np.corrcoef(logits[:, 0], known[:, 0])[0, 1] > 0.999
     by_hand = [np.log(1 / (1 + np.exp(-(2 * t - 1) * z))) for t, z in zip(targets.ravel(), logits.ravel()) if t == t]
-    assert probe.likelihood(logits, targets, False) == pytest.approx(np.mean(by_hand), rel=1e-4)
+    assert heads.likelihood(logits, targets, False) == pytest.approx(np.mean(by_hand), rel=1e-4)
 
 
 def test_the_probe_of_a_configuration_is_a_run_and_the_network_is_compared_with_it(made, home, call):
@@ -85,3 +85,26 @@ def test_what_is_asked_wrongly(made, home, call):
     assert said.code == 2 and "a run is probed with its own settings" in said.err
     said = call("probe", "nowhere")
     assert said.code == 2 and "there is no configuration" in said.err
+
+
+def test_features_are_kept_and_a_damaged_file_is_made_again(made, home, call, monkeypatch):
+    asked = ["modelB", "--data", made, *TINY, "name=net"]
+    first = call("probe", *asked)
+    assert first.code == 0 and "features:" not in first.out, first.err
+    [kept] = (home / "features").glob("*.npz")
+    whole, logits = kept.read_bytes(), (home / "runs/probe-net/val_logits.npz").read_bytes()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "extract", lambda *_: pytest.fail("computed again"))
+        assert "images in 2 views, reused" in call("probe", *asked).out
+
+    for damaged in (whole[: len(whole) // 2], whole[:5000] + bytes([whole[5000] ^ 255]) + whole[5001:], b""):
+        kept.write_bytes(damaged)
+        said = call("probe", *asked)
+        assert said.code == 0 and f"{kept.name} is damaged" in said.err, said.err
+        assert kept.read_bytes() == whole
+    assert (home / "runs/probe-net/val_logits.npz").read_bytes() == logits
+
+    assert call("probe", *asked, "seed=1").code == 0  # the random weights are others
+    assert call("probe", *asked, "views=[original]").code == 0
+    assert len(list((home / "features").glob("*.npz"))) == 3 and not list(home.rglob(".*part"))

@@ -101,6 +101,10 @@ class Config(BaseModel):
     # stop training in time for everything else to end within these hours, 0 = never
     hours: Annotated[float, Field(ge=0, le=24)] = 0
     workers: Literal["auto"] | Count = "auto"  # of the data loader; results do not depend on it
+    # random, or the logistic regression on frozen features, by which `probe` is the bar too: see net/heads.py
+    head_start: Literal["random", "probe"] = later("random")
+    # how the head is fitted again after training, on the features of the trained body: see net/refit.py
+    refit: Literal["none", "balanced", "expected_score"] = later("none")
     probe: bool = later(False)  # make the logistic regression on frozen features first, and say what the run gains
 
     # plateau lowers the rate where the monitored figure rests; cosine, half a wave from lr to 0 over all epochs

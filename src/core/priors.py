@@ -48,3 +48,15 @@ def prevalence(targets: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     not count."""
     drawn = np.where(np.isnan(targets), 0, (np.ones(len(targets)) if weights is None else weights)[:, None])
     return (drawn * np.nan_to_num(targets)).sum(axis=0) / np.maximum(drawn.sum(axis=0), 1e-30)
+
+
+def shift(natural: np.ndarray, learned: np.ndarray, exclusive: bool) -> np.ndarray:
+    """What turns logits that assume the prior `natural` into logits that assume `learned`, float [C] (Saerens et al.
+    2002, equation 2.4): the difference of log π of classes that exclude each other, of log π/(1 − π) of labels that do
+    not; 0 where either prior leaves nothing to shift.
+    """
+    priors = np.stack([natural, learned]).astype(float)
+    usable = ((priors > 0) & ((priors < 1) | exclusive)).all(axis=0)
+    priors = np.where(usable, priors, 0.5)
+    before, after = np.log(priors if exclusive else priors / (1 - priors))
+    return after - before

@@ -54,6 +54,11 @@ class Problem(ABC):
         """The figures of an epoch, from the validation logits of the unchanged images; that of `monitor`, one of
         `monitors`, is among them."""
 
+    def earnings(self, targets: np.ndarray) -> np.ndarray:
+        """What each answer to each image adds to the score, float [N, C]: one answer an image sums to `monitor`. Only
+        where the classes exclude each other."""
+        raise NotImplementedError(f"{type(self).__name__} gives no single answers")
+
     # ---- deciding
     @abstractmethod
     def calibrate(self, vals: Sequence[Logits], temperature: float | None = None) -> dict:

@@ -12,7 +12,7 @@ from core.errors import UserError, some
 from core.files import shown
 from core.task import Task
 from images import lungs
-from net import losses, model
+from net import heads, losses, model, refit
 
 
 def check(config: Config, task: Task, begun: bool = False) -> None:
@@ -40,6 +40,8 @@ def check(config: Config, task: Task, begun: bool = False) -> None:
     _check_recipe(config, task)
     lungs.check(config.crop, config.masks)
     losses.check(config)
+    heads.check(config)
+    refit.check(config, task)
     model.check(config if not begun else config.model_copy(update={"weights": "none"}))
 
 

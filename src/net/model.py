@@ -20,6 +20,8 @@ from core.config import Config
 from core.errors import UserError, some
 from core.files import shown, write_bytes
 
+PLAIN = r"cnn([1-7])"  # the names of networks from scratch
+
 
 class Net(nn.Module):
     """Grey uint8 images [B, 1, S, S] to logits [B, C].
@@ -156,7 +158,7 @@ class PlainCNN(nn.Sequential):
 def check(config: Config) -> None:
     """Raises UserError for a network that nobody knows, weights that are not there, or a size or setting that it cannot
     take."""
-    plain = re.fullmatch(r"cnn([1-7])", config.model)
+    plain = re.fullmatch(PLAIN, config.model)
     if plain:
         blocks = int(plain[1])
         if config.weights not in ("imagenet", "none"):
@@ -184,6 +186,11 @@ def check(config: Config) -> None:
         raise UserError(f"weights = {config.weights}: there is no such file")
 
 
+def pretrained(config: Config) -> bool:
+    """Whether the configuration's body does not start at random."""
+    return config.weights != "none" and not re.fullmatch(PLAIN, config.model)
+
+
 def build(config: Config, classes: int, weights: str) -> Net:
     """The configuration's network, starting from `weights`: imagenet, none (random, or a checkpoint follows), or a
     file.
@@ -191,7 +198,7 @@ def build(config: Config, classes: int, weights: str) -> Net:
     Raises UserError for what `check` refuses, and for weights that are unfetchable or of another network.
     """
     check(config if weights != "none" else config.model_copy(update={"weights": "none"}))
-    plain = re.fullmatch(r"cnn([1-7])", config.model)
+    plain = re.fullmatch(PLAIN, config.model)
     if plain:
         return _from_scratch(config, classes, int(plain[1]))
     further = {"drop_path_rate": config.drop_path} if config.drop_path else {}

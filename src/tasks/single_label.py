@@ -60,6 +60,12 @@ class SingleLabel(Problem):
         found = metrics.summary(metrics.tally_one_hot(val.targets, answers), self.costs)
         return found if monitor in found else found | {monitor: single_label.MONITORS[monitor](val, self.costs)}
 
+    def earnings(self, targets: np.ndarray) -> np.ndarray:
+        truth, counts = targets.argmax(axis=1), targets.sum(axis=0)
+        return np.stack(
+            [metrics.earned(truth, np.full(len(truth), c), counts, self.costs) for c in range(len(counts))], axis=1
+        )
+
     # ---- deciding
     def calibrate(self, vals: Sequence[Logits], temperature: float | None = None) -> dict:
         return single_label.calibrate(self.costs, vals, temperature)
