@@ -8,15 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
+import tune
 from answers import single_label
 from answers.posterior import estimate_counts
 from core import submission
 from core.commands import Parser
 from core.errors import UserError, command, some
-from core.files import read_json, shown
+from core.files import home, read_json, shown
 from core.logits_file import Logits, read_logits
-from core.task import Problem
+from core.runs import Run
+from core.task import Problem, Task
 from images.labels import read_counts, read_ids
+from tasks.opened import Opened
 from tasks.registry import problem_of
 
 
@@ -29,6 +32,17 @@ def decide(
     answers = problem.decide(tests, calibration, rule, counts)
     submission.write(out, tests[0].ids, tests[0].classes, answers, test_ids, problem.fault)
     return answers.sum(axis=0)
+
+
+def answer(task: Task, run: Run, networks: Sequence[Opened]) -> tuple[dict, np.ndarray, int]:
+    """Calibrate a run on its validation logits and write its submission. Returns the calibration, the sum of every
+    class's answers, [C], and the number of test images."""
+    vals = [read_logits(one.folder / "val_logits.npz") for one in networks]
+    tests = [read_logits(one.folder / "test_logits.npz") for one in networks]
+    calibration = tune.tune(task, vals, run / "calibration.json", tune.given(task.config))
+    out = home() / "submissions" / f"{task.config.name}.csv"
+    answered = decide(task, tests, calibration, task.config.rule, out, tests[0].ids)
+    return calibration, answered, len(tests[0].ids)
 
 
 def counts_table(classes: Sequence[str], answered: np.ndarray, expected: np.ndarray) -> list[str]:

@@ -18,7 +18,6 @@ import evaluate
 import predict
 import probe
 import train
-import tune
 from core import folds
 from core.data_set import Source
 from core.errors import some
@@ -43,18 +42,14 @@ def main(argv: list[str]) -> None:
         networks = cross_validation.join(task, run)
     else:
         networks = [Opened(run.folder, run.about)]
-    submission = home() / "submissions" / f"{task.config.name}.csv"
     with run.timed("decide"):
-        vals = [read_logits(one.folder / "val_logits.npz") for one in networks]
-        tests = [read_logits(one.folder / "test_logits.npz") for one in networks]
-        calibration = tune.tune(task, vals, run / "calibration.json", tune.given(task.config))
-        answered = decide.decide(task, tests, calibration, task.config.rule, submission, tests[0].ids)
+        calibration, answered, images = decide.answer(task, run, networks)
     run.save(config=task.config.model_dump())  # the rule and the temperature may be new
     with run.timed("evaluate"):
         report = evaluate.evaluate(run.folder)
         over = over_probe(task, run, prepared)
-    print("\n".join(summary(task, run, networks, report, calibration, answered, len(tests[0].ids))))
-    print("\n".join([*over, f"submission: {shown(submission)}"]))
+    print("\n".join(summary(task, run, networks, report, calibration, answered, images)))
+    print("\n".join([*over, f"submission: {shown(home() / 'submissions' / f'{task.config.name}.csv')}"]))
 
 
 def arguments(argv: list[str]) -> Namespace:
@@ -101,7 +96,7 @@ def over_probe(task: Task, run: Run, prepared: Prepared | None) -> list[str]:
     """What the run gains over its probe, when there is one or `probe` asks for it, as lines."""
     beside = home() / "runs" / f"probe-{run.folder.name}"
     if task.config.probe and prepared and not (beside / "report.json").is_file():
-        probe.probe(task, prepared, folds.chosen(run, prepared.labelled, task), run.folder.name)
+        probe.probe(task, prepared, run, run.folder.name)
         evaluate.evaluate(beside)
     if not (beside / "report.json").is_file():
         return []

@@ -18,23 +18,24 @@ import compare
 import decide
 import evaluate
 import train
-import tune
 from core import folds
 from core.files import digest, home, shown
-from core.logits_file import Logits, read_logits, write_logits
+from core.logits_file import Logits, write_logits
 from core.runs import Run
 from core.task import Task
 from images import prepare
 from images.prepare import Prepared
 from net import features, heads, model
 from net import machine as machinery
+from tasks import cross_validation, registry
 from tasks.opened import open_run
 
 
-def probe(task: Task, prepared: Prepared, parts: np.ndarray, name: str) -> Run:
-    """Write the run folder runs/probe-NAME and the submission of the same name, for the labelled rows' `parts`."""
+def probe(task: Task, prepared: Prepared, probed: Run, name: str) -> Run:
+    """Write the run folder runs/probe-NAME and the submission of the same name, with the split that the run `probed`
+    has or would have; of a cross-validation a regression a fold, joined like its networks."""
     config = task.config.model_copy(update={"name": f"probe-{name}"})
-    run, table = Run.named(config.name), prepared.labelled
+    run, task = Run.named(config.name), registry.task_of(config)
     if run.about and not run.about.get("baseline"):
         raise UserError(
             f"{shown(run.folder)} is a run of its own, and the baseline would be written there: rename or delete it"
@@ -43,6 +44,17 @@ def probe(task: Task, prepared: Prepared, parts: np.ndarray, name: str) -> Run:
     machine = machinery.pick(config)
     net = machine.place(model.build(config.model_copy(update={"head": "none"}), 1, config.weights))
     ids, x = features.of_all(net, prepared, config, machine)
+    for (one, own), (_, its) in zip(registry.networks(task, run), registry.networks(task, probed), strict=True):
+        regress(one, own, prepared, folds.chosen(its, prepared.labelled, one), ids, x)
+    networks = cross_validation.join(task, run) if config.folds else [open_run(run.folder)]
+    decide.answer(task, run, networks)
+    return run
+
+
+def regress(task: Task, run: Run, prepared: Prepared, parts: np.ndarray, ids: np.ndarray, x: np.ndarray) -> None:
+    """Fit to the features x [V, N, F] of the images `ids` that `parts` train on, and write what a trained network
+    would."""
+    table, config = prepared.labelled, task.config
     learn = table.take(parts == "training")
     mine = x[:, : len(table.ids)][:, parts == "training"]
     strength = heads.choose(mine, learn, task.exclusive)
@@ -67,12 +79,6 @@ def probe(task: Task, prepared: Prepared, parts: np.ndarray, name: str) -> Run:
         write_logits(run / file, found)
     run.save(predicted=[None, prepared.pack.fingerprint(tested.ids)])
 
-    val, test = read_logits(run / "val_logits.npz"), read_logits(run / "test_logits.npz")
-    calibration = tune.tune(task, [val], run / "calibration.json", tune.given(config))
-    csv = home() / "submissions" / f"{config.name}.csv"
-    decide.decide(task, [test], calibration, config.rule, csv, tested.ids)
-    return run
-
 
 def gain(folder: Path, over: Path) -> list[str]:
     """What a run gains over its probe on the same images, as lines. Raises UserError for other images."""
@@ -86,9 +92,11 @@ def of_run(given: Namespace) -> Run:
     if given.settings or given.demo:
         raise UserError("a run is probed with its own settings: leave --demo and key=value out")
     task = opened.task
+    if task.config.folds and not task.config.crossed:
+        raise UserError(f"{shown(run.folder)} is a fold: probe the whole cross-validation, {shown(run.folder.parent)}")
     prepared = prepare.of_run(run.folder, opened.about, task, given.data, machinery.device(task.config))
     prepare.same(run, prepared)
-    return probe(task, prepared, folds.chosen(run, prepared.labelled, task), run.folder.resolve().name)
+    return probe(task, prepared, run, run.folder.resolve().name)
 
 
 def of_configuration(given: Namespace) -> Run:
@@ -96,7 +104,7 @@ def of_configuration(given: Namespace) -> Run:
     task, source, run = train.asked(given)
     found = prepare.tables(source, task)
     prepared = prepare.images(source, found, task, machinery.device(task.config))
-    return probe(task, prepared, folds.chosen(run, prepared.labelled, task), task.config.name)
+    return probe(task, prepared, run, task.config.name)
 
 
 def main(argv: list[str]) -> None:

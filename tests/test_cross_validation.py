@@ -114,6 +114,20 @@ def test_cut_in_any_fold_it_ends_with_the_same_bytes(done, made, home, call, mon
     assert outputs(home, "cut") == outputs(home, "done")
 
 
+def test_the_probe_has_the_same_folds_and_the_end_says_the_gain(made, home, call):
+    said = run_of(made, call, "done", "probe=true")
+    assert said.code == 0 and "minus probe-done" in said.out and "macro AUC" in said.out, said.err
+    probe, run = home / "runs/probe-done", home / "runs/done"
+    for fold in (1, 2, 3):
+        theirs, ours = (logits_file.read_logits(top / f"fold{fold}/val_logits.npz") for top in (probe, run))
+        assert (theirs.ids == ours.ids).all() and (theirs.counts == ours.counts).all()
+    about = json.loads((probe / "run.json").read_text())
+    assert about["joined"] == [1, 2, 3] and about["baseline"].count("logistic regression") >= 1
+    again = call("probe", run)
+    assert again.code == 0 and "reused" in again.out and call("report", probe).code == 0, again.err
+    assert call("probe", run / "fold1").code == 2
+
+
 def test_folds_trained_elsewhere_are_put_together(done, made, home, call, monkeypatch, tmp_path):
     for fold in (1, 2, 3):
         monkeypatch.setenv("CXR_HOME", str(tmp_path / f"machine{fold}"))

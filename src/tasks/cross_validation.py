@@ -44,11 +44,13 @@ def join(task: Task, run: Run) -> list[Opened]:
     content = folds.written(rows)
     complete = len(whole) == config.folds and all(one.about["state"] == "trained" for one in whole)
     first = {key: whole[0].about[key] for key in OF_THE_FIRST if key in whole[0].about}
-    baseline = {"baseline": whole[0].about["baseline"]} if whole[0].about.get("baseline") else {}
+    baselines = dict.fromkeys(one.about["baseline"] for one in whole if one.about.get("baseline"))
+    if baselines:
+        first["baseline"] = "; ".join(baselines)
     write_bytes(run / "folds.csv", content)
     write_logits(run / "val_logits.npz", val)
     run.save(
-        **first, **baseline, config=config.model_dump(), split=digest(content), counts=val.counts.tolist(),
+        **first, config=config.model_dump(), split=digest(content), counts=val.counts.tolist(),
         rows=val.rows, prior=val.prior.tolist(), state="trained" if complete else "paused", best_epoch=None,
         joined=[one.config.fold for one in whole], timings=_summed(whole),
     )  # fmt: skip
