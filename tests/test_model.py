@@ -346,13 +346,14 @@ def test_half_precision_path_trains():
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_levels_pool_the_maps_that_timm_hands_out(name, tmp_path):
+def test_strides_pool_the_maps_that_timm_hands_out(name, tmp_path):
     whole = timm.create_model(name, num_classes=0)
     safetensors.torch.save_file(whole.state_dict(), tmp_path / "body.safetensors")
-    words = [f"weights={tmp_path / 'body.safetensors'}", "levels=[2,1]", "pooling=mean_std", "dropout=0"]
+    words = [f"weights={tmp_path / 'body.safetensors'}", "strides=[16,8]", "pooling=mean_std", "dropout=0"]
     net = model.build(config(name, *words), 5, str(tmp_path / "body.safetensors")).eval()
     pixels = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    maps = whole.eval().forward_intermediates(pixels, indices=[1, 2], intermediates_only=True)
+    places = [place for place, info in enumerate(whole.feature_info) if info["reduction"] in (8, 16)]
+    maps = whole.eval().forward_intermediates(pixels, indices=places, intermediates_only=True)
     wanted = torch.cat(
         [part for one in maps for part in (one.mean((2, 3)), (one.var((2, 3), unbiased=False) + 1e-6).sqrt())], dim=1
     )
@@ -366,13 +367,13 @@ def test_levels_pool_the_maps_that_timm_hands_out(name, tmp_path):
     )
 
 
-def test_levels_that_are_not_there_are_refused():
+def test_strides_that_are_not_there_are_refused():
     for words, match in (
-        (["levels=[9]"], "has the feature maps 0 to 3; name each once"),
-        (["levels=[1,1]"], "name each once"),
-        (["pooling=mean_std"], "name the maps with levels="),
+        (["strides=[7]"], "has feature maps of the strides 4, 8, 16, 32; name each once"),
+        (["strides=[8,8]"], "name each once"),
+        (["pooling=mean_std"], "name the maps with strides="),
     ):
         with pytest.raises(UserError, match=match):
             model.build(config("test_convnext", *words), 5, "none")
-    with pytest.raises(UserError, match="levels = .2. is for timm's networks"):
-        model.check(config("cnn2", "levels=[2]"))
+    with pytest.raises(UserError, match="strides = .8. is for timm's networks"):
+        model.check(config("cnn2", "strides=[8]"))

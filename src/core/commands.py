@@ -28,6 +28,8 @@ explain RUN [--labels A,B] [--number N] [--masks DIR] [--data DIR] [--out DIR]
     Grad-CAM of chosen images: RUN/figures/explain.png
 probe CONFIG|RUN [--data DIR] [--demo] [key=value ...]
     the bar for a network: logistic regression on frozen features, same split; a run like any other, runs/probe-NAME
+ensemble RUN RUN ... [--out NAME]
+    several runs of the same images to one answer: calibrated, averaged, a run like any other, runs/NAME
 tune VAL.npz ... [--out FILE] [--temperature T] [--costs TP FP FN]
     fit every decision rule on validation logits (several: the folds), of either kind of problem
 decide TEST.npz ... --calibration FILE ... --rule RULE --out CSV [--test test.csv] [--counts FILE | --estimate-counts]

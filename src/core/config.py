@@ -45,8 +45,8 @@ class Config(BaseModel):
     weights: str  # imagenet | none | FILE
     size: Annotated[int, Field(ge=32, le=1024)]  # pixels, width and height
     dropout: Annotated[float, Field(ge=0, lt=1)]  # of the pooled features
-    # feature maps of the body, 0 the finest, that are pooled instead of what its own head pools; the body ends there
-    levels: list[Annotated[int, Field(ge=0, le=99)]] = later([])
+    # of the body's feature maps that are pooled instead of what its own head pools, as 16; the body ends at the last
+    strides: list[Annotated[int, Field(ge=1, le=64)]] = later([])
     pooling: Literal["mean", "mean_std"] = later("mean")  # over the positions of each of those maps
     # hidden layers between features and classes: units/dropout, as 256/0.30->128/0.30
     head: Annotated[str, Field(pattern=HEAD)] = "none"
@@ -130,8 +130,8 @@ class Config(BaseModel):
     @field_validator("pooling")
     @classmethod
     def _maps_to_pool(cls, value, info):
-        if value != "mean" and not info.data.get("levels"):
-            raise ValueError("without levels the network pools its last map itself: name the maps with levels=")
+        if value != "mean" and not info.data.get("strides"):
+            raise ValueError("without strides the network pools its last map itself: name the maps with strides=")
         return value
 
     @field_validator("folds")

@@ -71,6 +71,15 @@ class Problem(ABC):
         """Test logits, one file a network, to answers [N, C]; `counts` replaces the natural class counts."""
 
     @abstractmethod
+    def posterior(self, tests: Sequence[Logits], calibration: dict) -> np.ndarray:
+        """The calibrated probabilities of test rows, averaged over the networks (a file each): float [N, C]."""
+
+    @abstractmethod
+    def held_out(self, vals: Sequence[Logits], calibration: dict, patients: np.ndarray | None) -> np.ndarray:
+        """Those of validation rows, all files' one after the other, by calibrations that did not see the row (or its
+        patient, str [N]): float [N, C]."""
+
+    @abstractmethod
     def fault(self, cells: Sequence[str]) -> str:
         """What is wrong with the cells of a submission's row, or nothing."""
 

@@ -62,8 +62,8 @@ def _key(net: Net, images: str, config: Config, machine: Machine) -> str:
     are looked at. The batch, the device and the packages move the last digits: with them, a run's bytes do not depend
     on what ran before it."""
     way = [config.model, config.views, config.batch, machine.device.type, machine.precision, packages.versions()]
-    if config.levels:
-        way += [config.levels, config.pooling]
+    if config.strides:
+        way += [config.strides, config.pooling]
     found = hashlib.sha256(json.dumps([images, config.size, *way]).encode())
     for name, tensor in [*net.body.state_dict().items(), ("mean", net.mean), ("std", net.std)]:
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())

@@ -60,7 +60,7 @@ class Net(nn.Module):
         groups = [{"params": list(self.body.parameters()), "lr": body_lr}, {"params": list(self.head.parameters())}]
         if config.layer_decay < 1:
             self.unfreeze(self.share(config))  # timm leaves out what is not trained now
-            inner = self.body.body if isinstance(self.body, Levels) else self.body
+            inner = self.body.body if isinstance(self.body, Maps) else self.body
             layers = param_groups_layer_decay(inner, layer_decay=config.layer_decay, weight_decay_exclude_1d=False)
             groups[:1] = [{"params": layer["params"], "lr": body_lr * layer["lr_scale"]} for layer in layers]
         return groups if config.decay_norms else [part for group in groups for part in _norms_apart(group)]
@@ -119,20 +119,19 @@ def dense(features: int, classes: int, dropout: float, spelled: str) -> nn.Seque
     return nn.Sequential(*layers, last)
 
 
-class Levels(nn.Module):
+class Maps(nn.Module):
     """A timm body up to the deepest of some of its feature maps; of each the mean over its positions, and with
     `with_std` the standard deviation too: images [B, 3, S, S] to [B, F]."""
 
-    def __init__(self, body: nn.Module, levels: list[int], with_std: bool):
+    def __init__(self, body: nn.Module, places: list[int], with_std: bool):
         super().__init__()
-        body.prune_intermediate_layers(levels, prune_norm=True, prune_head=True)
-        self.body, self.levels, self.with_std = body, levels, with_std
-        self.num_features = body.feature_info[max(levels)]["num_chs"]
+        self.num_features = body.feature_info[max(places)]["num_chs"]
+        body.prune_intermediate_layers(places, prune_norm=True, prune_head=True)
+        self.body, self.places, self.with_std = body, places, with_std
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        maps = self.body.forward_intermediates(pixels, indices=self.levels, intermediates_only=True)
         found = []
-        for each in maps:
+        for each in self.body.forward_intermediates(pixels, indices=self.places, intermediates_only=True):
             positions = each.float().flatten(2)
             found.append(positions.mean(dim=2))
             if self.with_std:  # the small number keeps the gradient of a constant channel finite
@@ -170,7 +169,7 @@ def check(config: Config) -> None:
             raise UserError(
                 f"size = {config.size} is too small for the {blocks} poolings of {config.model}: at least {2**blocks}"
             )
-        for key, without in (("layer_decay", 1.0), ("drop_path", 0.0), ("norms", "learn"), ("levels", [])):
+        for key, without in (("layer_decay", 1.0), ("drop_path", 0.0), ("norms", "learn"), ("strides", [])):
             value = getattr(config, key)
             if value != without:
                 raise UserError(
@@ -224,7 +223,7 @@ def build(config: Config, classes: int, weights: str) -> Net:
             f"model = {config.model!r} takes images of {cfg['input_size'][1]} pixels only: set"
             f" size={cfg['input_size'][1]}"
         )
-    if config.levels:
+    if config.strides:
         body = _cut(body, config)
     try:
         with torch.inference_mode():
@@ -238,17 +237,18 @@ def build(config: Config, classes: int, weights: str) -> Net:
     return net.to(memory_format=torch.channels_last)
 
 
-def _cut(body: nn.Module, config: Config) -> Levels:
+def _cut(body: nn.Module, config: Config) -> Maps:
     if not hasattr(body, "forward_intermediates") or not hasattr(body, "prune_intermediate_layers"):
         raise UserError(
-            f"levels = {config.levels}: {config.model} does not hand out its feature maps: leave levels out"
+            f"strides = {config.strides}: {config.model} does not hand out its feature maps: leave strides out"
         )
-    number = len(body.feature_info)
-    if max(config.levels) >= number or len(set(config.levels)) < len(config.levels):
+    last = {info["reduction"]: place for place, info in enumerate(body.feature_info)}
+    if not set(config.strides) <= last.keys() or len(set(config.strides)) < len(config.strides):
         raise UserError(
-            f"levels = {config.levels}: {config.model} has the feature maps 0 to {number - 1}; name each once"
+            f"strides = {config.strides}: {config.model} has feature maps of the strides {some(map(str, last))}; name"
+            " each once"
         )
-    return Levels(body, sorted(config.levels), config.pooling == "mean_std")
+    return Maps(body, sorted(last[stride] for stride in config.strides), config.pooling == "mean_std")
 
 
 def _from_scratch(config: Config, classes: int, blocks: int) -> Net:

@@ -1,6 +1,7 @@
 """The kind of problem where an image has any number of labels, judged by how well each label is ranked."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Literal
 
 import numpy as np
@@ -68,6 +69,8 @@ class MultiLabel(Problem):
     # ---- deciding and reporting, as the interface describes it
     calibrate = staticmethod(multi_label.calibrate)
     decide = staticmethod(multi_label.decide)
+    posterior = staticmethod(partial(multi_label.probabilities, rule="calibrated"))
+    held_out = staticmethod(multi_label.held_out)
     fault = staticmethod(all_probabilities)
     tuned = staticmethod(reports.tuned)
     report = staticmethod(reports.report)

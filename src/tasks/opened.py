@@ -71,15 +71,9 @@ class Opened:
 
     @cached_property
     def _test(self) -> Logits | None:
-        path, about = self.folder / "test_logits.npz", self.about
-        if not path.is_file():
+        if not (self.folder / "test_logits.npz").is_file():
             return None
-        predicted = about.get("predicted", [about.get("best_epoch")])[0]
-        if predicted != about.get("best_epoch"):
-            raise UserError(
-                f"{shown(path)} are of epoch {predicted}, and the best is now {about['best_epoch']}: run predict on it"
-            )
-        test, solution = read_logits(path), Path(about["data"]) / "solution.csv"
+        test, solution = self._predicted, Path(self.about["data"]) / "solution.csv"
         if len(test.labelled.ids):
             return test.labelled
         if not solution.is_file():
@@ -90,6 +84,19 @@ class Opened:
         except UserError as error:
             print(f"WARNING: {shown(solution)} was not used: {error}", file=sys.stderr)
             return None
+
+    @property
+    def predicted(self) -> list[Logits]:
+        """The test logits of every network, labelled or not."""
+        return [one._predicted for one in self.networks]
+
+    @cached_property
+    def _predicted(self) -> Logits:
+        path, epoch = self._there("test_logits.npz"), self.about.get("best_epoch")
+        predicted = self.about.get("predicted", [epoch])[0]
+        if predicted != epoch:
+            raise UserError(f"{shown(path)} are of epoch {predicted}, and the best is now {epoch}: run predict on it")
+        return read_logits(path)
 
     @property
     def validation(self) -> Evidence:

@@ -71,6 +71,11 @@ class SingleLabel(Problem):
         return single_label.calibrate(self.costs, vals, temperature)
 
     decide = staticmethod(single_label.decide)
+    posterior = staticmethod(single_label.posterior)
+
+    def held_out(self, vals: Sequence[Logits], calibration: dict, patients: np.ndarray | None) -> np.ndarray:
+        return single_label.held_out(vals, calibration, ["bayes"], patients)[1]
+
     fault = staticmethod(one_answer)
 
     def tuned(self, vals: Sequence[Logits], calibration: dict) -> list[str]:
