@@ -20,7 +20,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 import tune
+from core import folds
 from core.commands import Parser
+from core.config import Config
 from core.data_set import Layout
 from core.errors import UserError, command, some
 from core.files import ROOT, SYNTHETIC, digest, home, read_json, shown, write_bytes, write_json, write_rows
@@ -63,19 +65,19 @@ def find(given: str | None, slug: str, layout: Layout, want_demo: bool) -> Data:
 
 
 # ---- one cell
-def finished(run: Path) -> bool:
-    """Whether the main job came to its end there."""
+def finished(run: Path, config: Config) -> bool:
+    """Whether the main job came to its end there; of a cross-validation, with the folds that the configuration asks
+    for."""
     files = ("run.json", "report.json", "calibration.json", "val_logits.npz")
     if not all((run / name).is_file() for name in files):
         return False
     about = read_json(run / "run.json")
-    if "joined" in about:  # only folds with their test logits are joined
-        return about["state"] == "trained" or about["config"]["fold"] != "all"
-    return (
-        (run / "test_logits.npz").is_file()
-        and about.get("state") == "trained"
-        and (about.get("predicted") or [None])[0] == about["best_epoch"]
-    )
+    if config.folds:  # only folds with their test logits are joined
+        wanted = range(1, config.folds + 1) if config.crossed else [config.fold]
+        states = [read_json(folds.folder(run, fold) / "run.json")["state"] for fold in about.get("joined", ())]
+        return set(wanted) <= set(about.get("joined", ())) and set(states) == {"trained"}
+    predicted = (about.get("predicted") or [None])[0] == about["best_epoch"]
+    return about.get("state") == "trained" and (run / "test_logits.npz").is_file() and predicted
 
 
 @contextmanager
@@ -116,7 +118,7 @@ def train(cell: Cell, run: Path, data: Data, lock: int) -> None:
             process.terminate()
             process.wait()
             raise
-    if code == 0 and finished(run):
+    if code == 0 and finished(run, cell.config):
         return
     said = (run / OUTPUT).read_bytes()[start:].decode(errors="replace").strip().splitlines()
     if code == 0:
@@ -166,13 +168,13 @@ def work(study: Study, wanted: Sequence[Cell], folder: Path, data: Data) -> tupl
     run_of = {cell.key: home() / "runs" / cell.run(data.key) for cell in wanted}
     records = {key: found for key, path in place.items() if (found := recorded(path, study))}
     left = list({cell.key: cell for cell in wanted if cell.key not in records}.values())
-    runs = {run_of[cell.key] for cell in left}
-    there = {run for run in runs if finished(run)}
+    runs = {run_of[cell.key]: cell.config for cell in left}
+    there = {run for run, config in runs.items() if finished(run, config)}
     others = {run.name for run in there} - {one["run"] for one in records.values()}
     print(
         f"{len(wanted)} cells of {len({run_of[cell.key] for cell in wanted})} runs:"
         f" {sum(cell.key in records for cell in wanted)} cells done before, {len(others)} finished runs reused,"
-        f" {len(runs - there)} to train",
+        f" {len(runs.keys() - there)} to train",
         flush=True,
     )
 
@@ -183,7 +185,7 @@ def work(study: Study, wanted: Sequence[Cell], folder: Path, data: Data) -> tupl
             run, begun = run_of[cell.key], time.monotonic()
             try:
                 with alone(run) as lock:
-                    trained = not finished(run)
+                    trained = not finished(run, cell.config)
                     if trained:
                         train(cell, run, data, lock)
                         times.append(time.monotonic() - begun)
@@ -196,7 +198,7 @@ def work(study: Study, wanted: Sequence[Cell], folder: Path, data: Data) -> tupl
             except UserError as error:
                 failed.append(cell.said)
                 trained, said = True, f"FAILED: {error}"
-            ahead = len({run_of[later.key] for later in left[number:] if not finished(run_of[later.key])})
+            ahead = len({run_of[one.key] for one in left[number:] if not finished(run_of[one.key], one.config)})
             eta = f", about {tqdm.format_interval(sum(times) / len(times) * ahead)} left" if times and ahead else ""
             if quiet or cell.said in failed:
                 took = tqdm.format_interval(time.monotonic() - begun) + ("" if trained else ", run reused")

@@ -8,6 +8,7 @@ from core.errors import UserError, command  # first, so that Ctrl-C is quiet whi
 
 # isort: split
 
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -18,14 +19,15 @@ import evaluate
 import predict
 import probe
 import train
-from core import folds
+from core import folds, parallel
 from core.data_set import Source
 from core.errors import some
-from core.files import SYNTHETIC, home, shown
+from core.files import ROOT, SYNTHETIC, home, shown
 from core.logits_file import read_logits
 from core.runs import Run, clock, elapsed
 from core.task import Task
 from images.prepare import Prepared
+from net import machine as machinery
 from net.fit import SPARE
 from tasks import cross_validation, registry
 from tasks.opened import Opened, open_run
@@ -36,7 +38,11 @@ FILES_OF_FOLDS = "val_logits.npz, calibration.json, report.json, per_class.csv, 
 
 def main(argv: list[str]) -> None:
     given = arguments(argv)
-    task, run, prepared = collected(given) if given.collect else trained(*train.asked(given))
+    if given.collect:
+        task, run, prepared = collected(given)
+    else:
+        task, source, run = train.asked(given)
+        prepared = trained(task, source, run, side_by_side(task, run, argv))
     if task.config.folds:
         task = registry.task_of(task.config.model_copy(update={"fold": "all"}))
         networks = cross_validation.join(task, run)
@@ -61,12 +67,33 @@ def arguments(argv: list[str]) -> Namespace:
     return parser.parse_intermixed_args(argv)
 
 
-def trained(task: Task, source: Source, run: Run) -> tuple[Task, Run, Prepared]:
+def side_by_side(task: Task, run: Run, argv: list[str]) -> float:
+    """Train the folds that are left, one a GPU, where there are several folds and GPUs; `trained` finds them done.
+    Returns the seconds of the longest, 0 where nothing was to be done so."""
+    left = [one.config.fold for one, its in registry.networks(task, run) if not train.finished(its, one.config)]
+    gpus = min(len(left), machinery.gpus(task.config))
+    if not task.config.folds or gpus < 2:
+        return 0.0
+    print(f"{gpus} GPUs train {len(left)} folds side by side", flush=True)
+    words = [word for word in argv if not word.startswith("fold=")]
+    commands = {
+        f"fold {fold}": [sys.executable, str(ROOT / "src" / "train.py"), *words, f"fold={fold}"] for fold in left
+    }
+    return parallel.each(commands, gpus, lambda longest: has_time(task, longest))
+
+
+def has_time(task: Task, longest: float) -> bool:
+    """Whether `hours` leave room for another fold, after one that took `longest` seconds."""
+    hours = task.config.hours
+    return not hours or not longest or elapsed() + longest + SPARE <= hours * 3600
+
+
+def trained(task: Task, source: Source, run: Run, longest: float = 0.0) -> Prepared:
     """Train and predict by every network that is asked for, one after the other; what is done is not done again. With
-    `hours` set, no fold is begun that has no time for its first epochs."""
-    longest = 0.0
+    `hours` set, no further fold is begun without the time that the longest one took, in seconds."""
+    prepared = None
     for one, its in registry.networks(task, run):
-        if task.config.hours and longest and elapsed() + longest + SPARE > task.config.hours * 3600:
+        if prepared and not has_time(task, longest) and not train.finished(its, one.config):
             print(f"stopped for time before fold {one.config.fold}: the same command goes on")
             break
         begun = elapsed()
@@ -77,7 +104,7 @@ def trained(task: Task, source: Source, run: Run) -> tuple[Task, Run, Prepared]:
         longest = max(longest, elapsed() - begun)
         if its.about["state"] == "paused":
             break
-    return task, run, prepared
+    return prepared
 
 
 def collected(given: Namespace) -> tuple[Task, Run, None]:

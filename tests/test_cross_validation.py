@@ -14,8 +14,9 @@ import pytest
 from answers import single_label
 from answers.posterior import softmax
 from conftest import ROOT, TINY
-from core import folds, logits_file
+from core import folds, logits_file, parallel
 from core.data_set import Table
+from core.errors import UserError
 from images import labels
 from tasks import registry
 
@@ -142,6 +143,29 @@ def test_folds_trained_elsewhere_are_put_together(done, made, home, call, monkey
     assert outputs(tmp_path / "desk", "done") == outputs(home, "done")
     again = call("main", "modelB", *FOLDS, "name=done", "--collect", *places)
     assert again.code == 2 and "fold is given more than once" in again.err
+
+
+def test_folds_side_by_side_end_as_one_after_the_other(done, made, home, call, monkeypatch, tmp_path):
+    """Two pretended GPUs: what each process sees of them is in its environment, and a CPU trains the same bytes."""
+    monkeypatch.setattr("net.machine.gpus", lambda config: 2)
+    monkeypatch.setenv("CXR_HOME", str(tmp_path / "other"))
+    said = run_of(made, call, "done", "device=cpu")
+    assert said.code == 0 and "2 GPUs train 3 folds side by side" in said.out, said.err
+    assert all(f"fold {fold}: epoch 2/2" in said.out for fold in (1, 2, 3)) and "fold3 is trained already" in said.out
+    assert outputs(tmp_path / "other", "done") == outputs(home, "done")
+
+
+def test_commands_side_by_side_see_a_gpu_each_and_a_failure_is_said(capsys):
+    show = "import os, time; time.sleep(0.3); print(os.environ['CUDA_VISIBLE_DEVICES'])"
+    commands = {f"job {number}": [sys.executable, "-c", show] for number in range(3)}
+    longest = parallel.each(commands, 2, lambda longest: True)
+    said = sorted(capsys.readouterr().out.splitlines())
+    assert 0.3 <= longest < 60 and [line[:5] for line in said] == ["job 0", "job 1", "job 2"]
+    assert {line.split(": ")[1] for line in said} == {"0", "1"}
+    parallel.each(commands, 2, lambda longest: not longest)  # no time after the first round
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    with pytest.raises(UserError, match="bad ended: no such luck"):
+        parallel.each({"bad": [sys.executable, "-c", "print('error: no such luck'); exit(2)"]}, 2, lambda longest: True)
 
 
 def test_folds_that_do_not_belong_together_are_refused(made, home, call):

@@ -58,12 +58,13 @@ class Run:
         timings[stage] = round(timings.get(stage, 0.0) + time.monotonic() - start, 1)
         self.about["timings"] = timings
 
-    def lock(self) -> None:
-        """Keep other processes off this run until this one ends. Raises UserError when one is at work on it."""
+    def lock(self, wait: bool = False) -> None:
+        """Keep other processes off this run until this one ends. When one is at work on it, waits for it, or raises
+        UserError."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = open(self / "lock", "w")  # noqa: SIM115, it stays open: closing it ends the lock
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise UserError(
                 f"another process is at work on {shown(self.folder)}: wait for it, or give this run another name="

@@ -61,6 +61,11 @@ def device(config: Config) -> torch.device:
     return chosen
 
 
+def gpus(config: Config) -> int:
+    """How many GPUs the configuration may use here."""
+    return 0 if config.device == "cpu" else torch.cuda.device_count()
+
+
 def pick(config: Config) -> Machine:
     """Choose by the configuration and by what is here; seeds everything. Raises UserError for what is not here."""
     found = device(config)

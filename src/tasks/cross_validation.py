@@ -37,7 +37,7 @@ def join(task: Task, run: Run) -> list[Opened]:
     if not whole:
         raise UserError(f"{shown(run.folder)} has no fold with test logits yet: run the main job on it")
     check(config.model_dump(), whole)
-    run.lock()
+    run.lock(wait=True)  # another fold may be joined right now, which takes seconds
     vals = [read_logits(one.folder / "val_logits.npz") for one in whole]
     same_images([read_logits(one.folder / "test_logits.npz") for one in whole])
     val, rows = pooled(vals, task.exclusive), _joined_rows(whole[0])
