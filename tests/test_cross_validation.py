@@ -27,11 +27,16 @@ def run_of(made, call, name, *words):
     return call("main", "modelB", "--data", made, *FOLDS, f"name={name}", *words)
 
 
-@pytest.fixture
-def done(made, home, call):
-    said = run_of(made, call, "done")
-    assert said.code == 0, said.err
-    return said
+@pytest.fixture(scope="module")
+def done(made, tmp_path_factory):
+    """The home of one finished cross-validation named `done`."""
+    import main
+
+    home = tmp_path_factory.mktemp("done")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CXR_HOME", str(home))
+        main.main(["modelB", "--data", str(made), *FOLDS, "name=done"])
+    return home
 
 
 def outputs(home, name) -> dict[str, bytes]:
@@ -40,8 +45,8 @@ def outputs(home, name) -> dict[str, bytes]:
     return {str(path.relative_to(home)).replace(name, ""): path.read_bytes() for path in paths}
 
 
-def test_every_row_is_predicted_once_by_a_network_that_did_not_see_it(done, made, home):
-    run = home / "runs/done"
+def test_every_row_is_predicted_once_by_a_network_that_did_not_see_it(done, made):
+    run = done / "runs/done"
     table = labels.read_one_hot(made / "train.csv")
     rows = {row["id"]: row for row in csv.DictReader(open(run / "folds.csv"))}
     val, about = logits_file.read_logits(run / "val_logits.npz"), json.loads((run / "run.json").read_text())
@@ -68,15 +73,15 @@ def test_every_row_is_predicted_once_by_a_network_that_did_not_see_it(done, made
     )
 
 
-def test_every_figure_is_of_the_pooled_rows_and_each_fold_keeps_its_calibration(done, made, home, call):
-    run = home / "runs/done"
+def test_every_figure_is_of_the_pooled_rows_and_each_fold_keeps_its_calibration(done, home, call):
+    run = done / "runs/done"
     calibration, report = (json.loads((run / name).read_text()) for name in ("calibration.json", "report.json"))
     vals = [logits_file.read_logits(run / f"fold{fold}/val_logits.npz") for fold in (1, 2, 3)]
     tests = [logits_file.read_logits(run / f"fold{fold}/test_logits.npz") for fold in (1, 2, 3)]
     assert report["validation"]["images"] == sum(len(val.ids) for val in vals) and len(calibration["networks"]) == 3
     for val, network in zip(vals, calibration["networks"], strict=True):
         assert network == single_label.calibrate(single_label.Costs(1, 1, 5), [val])["networks"][0]
-    answers = labels.read_one_hot(home / "submissions/done.csv").targets
+    answers = labels.read_one_hot(done / "submissions/done.csv").targets
     assert (answers == single_label.decide(tests, calibration, "temperature")).all()
     said = call("score", run)
     assert said.out.splitlines()[-1] == f"score {report['validation']['rules']['temperature']['score']:.6f}"
@@ -112,7 +117,7 @@ def test_cut_in_any_fold_it_ends_with_the_same_bytes(done, made, home, call, mon
     assert killed.returncode == -9 and not (home / "runs/cut/fold2/val_logits.npz").exists()
     said = run_of(made, call, "cut")
     assert said.code == 0 and "fold1 is trained already" in said.out and "resumed after epoch 1" in said.out, said.err
-    assert outputs(home, "cut") == outputs(home, "done")
+    assert outputs(home, "cut") == outputs(done, "done")
 
 
 def test_the_probe_has_the_same_folds_and_the_end_says_the_gain(made, home, call):
@@ -140,7 +145,7 @@ def test_folds_trained_elsewhere_are_put_together(done, made, home, call, monkey
     places = [tmp_path / "machine2/runs/done", tmp_path / "machine1/runs/done/fold1", tmp_path / "machine3/runs/done"]
     said = call("main", "modelB", *FOLDS, "name=done", "--collect", *places)
     assert said.code == 0 and "PAUSED" not in said.out and said.out.count("collected fold") == 3, said.err
-    assert outputs(tmp_path / "desk", "done") == outputs(home, "done")
+    assert outputs(tmp_path / "desk", "done") == outputs(done, "done")
     again = call("main", "modelB", *FOLDS, "name=done", "--collect", *places)
     assert again.code == 2 and "fold is given more than once" in again.err
 
@@ -152,7 +157,7 @@ def test_folds_side_by_side_end_as_one_after_the_other(done, made, home, call, m
     said = run_of(made, call, "done", "device=cpu")
     assert said.code == 0 and "2 GPUs train 3 folds side by side" in said.out, said.err
     assert all(f"fold {fold}: epoch 2/2" in said.out for fold in (1, 2, 3)) and "fold3 is trained already" in said.out
-    assert outputs(tmp_path / "other", "done") == outputs(home, "done")
+    assert outputs(tmp_path / "other", "done") == outputs(done, "done")
 
 
 def test_commands_side_by_side_see_a_gpu_each_and_a_failure_is_said(capsys):
@@ -238,21 +243,21 @@ def test_whole_patients_go_into_a_fold_and_a_test_part_stays_out():
 
 
 def test_the_folds_of_another_run_are_taken_from_its_file(done, made, home, call, tmp_path):
-    rows = list(csv.DictReader(open(home / "runs/done/folds.csv")))
-    said = run_of(made, call, "again", f"split={home / 'runs/done/folds.csv'}", "split_seed=9", "fold=2")
+    rows = list(csv.DictReader(open(done / "runs/done/folds.csv")))
+    said = run_of(made, call, "again", f"split={done / 'runs/done/folds.csv'}", "split_seed=9", "fold=2")
     assert said.code == 0, said.err
     assert [row["fold"] for row in csv.DictReader(open(home / "runs/again/fold2/folds.csv"))] == [
         row["fold"] for row in rows
     ]
-    said = run_of(made, call, "other", f"split={home / 'runs/done/folds.csv'}", "folds=4")
+    said = run_of(made, call, "other", f"split={done / 'runs/done/folds.csv'}", "folds=4")
     assert said.code == 2 and "its column fold holds 1, 2, 3, and folds = 4 asks for 1, 2, 3, 4" in said.err
 
 
-def test_pooled_rows_compare_with_a_run_that_holds_them_in_another_order(done, home, call):
+def test_pooled_rows_compare_with_a_run_that_holds_them_in_another_order(done):
     """A run of one file with the same rows, shuffled: the same answers differ by nothing."""
     from core.task import Evidence
 
-    val = logits_file.read_logits(home / "runs/done/val_logits.npz")
+    val = logits_file.read_logits(done / "runs/done/val_logits.npz")
     problem = registry.problem_of([val])
     calibration = problem.calibrate([val])
     order = np.random.default_rng(1).permutation(len(val.ids))

@@ -31,8 +31,8 @@ from net import checkpoint, features, heads
 from net.machine import Machine
 from net.model import Net
 
-# Points of score: half of it is what biases cost that move by 1 in the mean square. On new images of simulated Gaussian
-# classes, which were harder to tell apart than those that the body had seen, 0.01 and 0.03 were the best of 0.001 to 1.
+# Points of score: half of it is what biases cost that move by 1 in the mean square. A choice, not tuned on radiographs;
+# the study modelC has a row of it.
 PULL = 0.02
 STEPS = 300  # of the search, at most
 
