@@ -26,7 +26,7 @@ from core.config import Config
 from core.data_set import Layout
 from core.errors import UserError, command, some
 from core.files import ROOT, SYNTHETIC, digest, home, read_json, shown, write_bytes, write_json, write_rows
-from core.task import Evidence, Task
+from core.task import Task
 from images import locate
 from tasks import studies
 from tasks.opened import open_run
@@ -135,7 +135,7 @@ def record(cell: Cell, run: Path, data: Data, task: Task) -> dict:
     changed."""
     opened = open_run(run)
     about, calibration = opened.about, task.calibrate(opened.vals, tune.given(cell.config))
-    found = Evidence(opened.vals, opened.tests, calibration, cell.config.rule)
+    found = opened.evidence._replace(calibration=calibration, rule=cell.config.rule)
     report = task.report(found, opened.rows) | {"rule": cell.config.rule}
     return {
         "row": cell.row,

@@ -76,7 +76,7 @@ def score(found: Evidence, rows: Rows) -> dict:
 
 def _part(name: str, found: Evidence, rows: Rows) -> tuple[dict, list[dict]]:
     """The figures of one part, `validation` or `test`, and a row of them for every label."""
-    vals, tests, calibration, rule = found
+    vals, tests, calibration, rule, _ = found
     val, counts = pooled(vals, exclusive=False), sum(each.counts for each in vals)
     content, of_part = (val, out_of_fold) if name == "validation" else (tests[0], probabilities)
     targets, prevalence = content.targets, counts / sum(each.rows for each in vals)

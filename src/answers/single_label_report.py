@@ -18,19 +18,16 @@ HEADINGS = {  # the figures that runs are compared by, and how they are headed
     "score": "score", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1",
     "auc": "macro AUC",
 }  # fmt: skip
-OPTIMISTIC = (
-    "These images also chose the epoch, so every figure here is optimistic; one rare hit moves the score by tenths."
-)
+OPTIMISTIC = "These images also chose the epoch, so every figure here is optimistic; "
+NOISY = "one rare hit moves the score by tenths."
 
 
 def report(found: Evidence, rows: Rows) -> dict:
     """Every rule's figures on the validation rows, the chosen rule class by class, and the same for test rows whose
     labels are known."""
-    vals, tests, calibration, _ = found
-    report = {
-        "validation": single_label.report(vals, calibration, patients_of(ids_of(vals), rows)),
-        "per_class": score(found, rows)["per_class"],
-    }
+    vals, tests, calibration, *_ = found
+    validation = single_label.report(vals, calibration, patients_of(ids_of(vals), rows))
+    report = {"validation": validation | {"optimistic": found.chose}, "per_class": score(found, rows)["per_class"]}
     if tests is not None:
         report["test"] = single_label.report_test(tests, calibration, patients_of(tests[0].ids, rows))
     return report
@@ -44,7 +41,7 @@ def patients_of(ids: np.ndarray, rows: Rows) -> np.ndarray | None:
 
 def score(found: Evidence, rows: Rows) -> dict:
     """The validation rows decided by one rule, cross-fitted: no image is decided by a fit that saw it."""
-    vals, _, calibration, rule = found
+    vals, _, calibration, rule, _ = found
     answers = single_label.held_out(vals, calibration, [rule], patients_of(ids_of(vals), rows))[0][rule]
     targets, costs = np.concatenate([val.targets for val in vals]), Costs(**calibration["costs"])
     return figures(vals[0].classes.tolist(), tally_one_hot(targets, answers), costs) | {"rule": rule}
@@ -135,7 +132,8 @@ def table(report: dict) -> list[str]:
         )
     if report["skipped_classes"]:
         lines.append(f"left out of the mean, without an image here: {', '.join(report['skipped_classes'])}")
-    return [*lines, OPTIMISTIC]
+    optimistic = report.get("optimistic", True)  # in a report from before this was said
+    return [*lines, OPTIMISTIC + NOISY if optimistic else NOISY.capitalize()]
 
 
 def area_line(report: dict) -> str:
@@ -352,7 +350,7 @@ def examples(found: Evidence, labels: Sequence[int], number: int) -> tuple[Logit
     misses: every class in turn, the most probable hits first, and the misses whose wrong answer was the most probable.
     Raises UserError when no image is of these classes.
     """
-    vals, _, calibration, rule = found
+    vals, _, calibration, rule, _ = found
     answers, val = single_label.held_out(vals, calibration, [rule])[0][rule], pooled(vals, exclusive=True)
     truth, p = truth_of(val), probabilities(val.logits)
     every = np.arange(len(truth))

@@ -22,12 +22,13 @@ Rows = Mapping[str, Mapping[str, str]]  # id → its row of folds.csv
 class Evidence(NamedTuple):
     """What a run's figures are made of: its validation logits, its test logits where their labels are known, its
     calibration, its rule. A file a network: one, or the folds of a cross-validation, whose validation rows are
-    different images and whose test rows are the same."""
+    different images and whose test rows are the same. `chose`: whether the validation rows chose the epoch, too."""
 
     vals: Sequence[Logits]
     tests: Sequence[Logits] | None
     calibration: dict
     rule: str
+    chose: bool = True
 
 
 class Problem(ABC):

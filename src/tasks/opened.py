@@ -101,12 +101,16 @@ class Opened:
     @property
     def validation(self) -> Evidence:
         """What its validation figures are made of."""
-        return Evidence(self.vals, None, self.calibration, self.config.rule)
+        return Evidence(self.vals, None, self.calibration, self.config.rule, self._chose)
 
     @property
     def evidence(self) -> Evidence:
         """What all its figures are made of."""
-        return Evidence(self.vals, self.tests, self.calibration, self.config.rule)
+        return Evidence(self.vals, self.tests, self.calibration, self.config.rule, self._chose)
+
+    @property
+    def _chose(self) -> bool:
+        return not self.about.get("baseline") and self.config.monitor != "last"
 
     def _there(self, name: str) -> Path:
         if not (self.folder / name).is_file():
