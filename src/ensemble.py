@@ -20,7 +20,7 @@ from core import folds
 from core.commands import Parser
 from core.errors import UserError, command
 from core.files import digest, home, shown, write_bytes
-from core.logits_file import Logits, ids_of, pooled, same_rows, write_logits
+from core.logits_file import Logits, ids_of, of_probabilities, pooled, same_rows, write_logits
 from core.runs import Run
 from core.task import Task
 from tasks import registry
@@ -63,19 +63,6 @@ def combined(p: np.ndarray, targets: np.ndarray, exclusive: bool, patients: np.n
         weights = fitted(p[:, part != k], exclusive, targets[part != k])
         found[part == k] = np.tensordot(weights, p[:, part == k], 1)
     return found
-
-
-def logits_of(p: np.ndarray, exclusive: bool) -> np.ndarray:
-    """What activates to these probabilities [N, C]: logarithms, or log-odds; as a single view, float32 [1, N, C]."""
-    low = np.maximum(p, TINY)
-    return np.float32(np.log(low) if exclusive else np.log(low / np.maximum(1 - p, TINY)))[None]
-
-
-def content(rows: Logits, p: np.ndarray, val: Logits, task: Task) -> Logits:
-    """A logits file that says p [N, C] of these rows, under the natural frequencies of the validation rows `val`."""
-    prior = task.prior(val.targets, {})
-    counts = np.nansum(val.targets, axis=0).astype(int)
-    return Logits(rows.ids, logits_of(p, task.exclusive), rows.targets, rows.classes, counts, len(val.ids), prior)
 
 
 def same_task(runs: Sequence[Opened]) -> Task:
@@ -133,9 +120,9 @@ def ensemble(runs: Sequence[Opened], name: str) -> Run:
     whole = [{key: cell for key, cell in row.items() if key != "fold"} for row in first.rows.values()]
     rows = folds.written(whole)
     write_bytes(run / "folds.csv", rows)
-    found = content(val, mixed, val, task)
+    found = of_probabilities(val, mixed, val, task.exclusive)
     write_logits(run / "val_logits.npz", found)
-    write_logits(run / "test_logits.npz", content(test, np.tensordot(weights, q, 1), val, task))
+    write_logits(run / "test_logits.npz", of_probabilities(test, np.tensordot(weights, q, 1), val, task.exclusive))
     members = ", ".join(
         f"{one.folder.resolve().name} × {weight:.3f}" for one, weight in zip(runs, weights, strict=True)
     )

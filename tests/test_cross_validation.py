@@ -83,6 +83,10 @@ def test_every_figure_is_of_the_pooled_rows_and_each_fold_keeps_its_calibration(
         assert network == single_label.calibrate(single_label.Costs(1, 1, 5), [val])["networks"][0]
     answers = labels.read_one_hot(done / "submissions/done.csv").targets
     assert (answers == single_label.decide(tests, calibration, "temperature")).all()
+    together = logits_file.read_logits(run / "test_logits.npz")
+    assert softmax(together.logits[0].astype(float)) == pytest.approx(
+        single_label.posterior(tests, calibration), abs=1e-5
+    )
     said = call("score", run)
     assert said.out.splitlines()[-1] == f"score {report['validation']['rules']['temperature']['score']:.6f}"
     tuned = call("tune", *sorted(run.glob("fold*/val_logits.npz")), "--out", home / "c.json")

@@ -56,10 +56,15 @@ def test_labels_weigh_members_by_their_known_targets():
 
 @pytest.mark.parametrize("exclusive", [True, False])
 def test_logits_say_the_probabilities(exclusive):
-    p, _ = world()
-    p = p[0]
-    logits = ensemble.logits_of(p, exclusive)[0].astype(float)
-    assert (softmax(logits) if exclusive else multi_label.sigmoid(logits)) == pytest.approx(p, abs=1e-6)
+    p, targets = world()
+    names = np.array(["a", "b", "c"])
+    val = logits_file.Logits(
+        np.arange(400).astype(str), np.zeros((1, 400, 3)), targets, names, np.ones(3), 9, np.ones(3)
+    )
+    found = logits_file.of_probabilities(val, p[0], val, exclusive)
+    logits = found.logits[0].astype(float)
+    assert (softmax(logits) if exclusive else multi_label.sigmoid(logits)) == pytest.approx(p[0], abs=1e-6)
+    assert found.prior == pytest.approx(targets.mean(axis=0)) and found.rows == 400
 
 
 def test_each_fifth_is_weighed_by_the_others():

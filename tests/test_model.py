@@ -292,6 +292,18 @@ def test_flip_view_is_the_logits_of_the_mirror():
         assert np.allclose(both[1], net(batch.flip(-1)).numpy(), atol=1e-5)
 
 
+def test_zoom_enlarges_the_middle():
+    ramp = torch.arange(0, 200, 5, dtype=torch.uint8).repeat(40, 1)[None, None]  # 40 columns, 5 a column
+    found = infer.VIEWS["zoom"](ramp)
+    assert found.shape == ramp.shape and found.dtype == torch.uint8
+    inside = found[0, 0, 0, 2:-2].int()
+    wanted = torch.tensor([5 * (2 + (column + 0.5) * 36 / 40 - 0.5) for column in range(2, 38)])
+    assert (inside - wanted).abs().max() <= 0.5  # 2 of 40 columns are cut off on each side
+    assert torch.equal(infer.VIEWS["flip_zoom"](ramp), found.flip(-1))
+    flat = torch.full((2, 1, 33, 33), 77, dtype=torch.uint8)
+    assert torch.equal(infer.VIEWS["zoom"](flat), flat)
+
+
 def test_t4_gets_fp16_with_a_scaler_and_ampere_bf16(monkeypatch):
     for has_bf16, dtype in ((False, torch.float16), (True, torch.bfloat16)):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -12,6 +12,8 @@ import numpy as np
 from core.errors import UserError, some
 from core.files import shown, write_bytes
 
+TINY = 1e-9  # a probability's floor before its logarithm
+
 
 @dataclass(frozen=True)
 class Logits:
@@ -184,14 +186,27 @@ def pooled(contents: Sequence[Logits], exclusive: bool) -> Logits:
     if len(contents) == 1:
         return contents[0]
     targets = np.concatenate([content.targets for content in contents])
-    counts, rows = np.nansum(targets, axis=0).astype(int), len(targets)
-    known = (~np.isnan(targets)).sum(axis=0)
-    prior = counts / counts.sum() if exclusive else counts / np.maximum(known, 1)
+    counts, prior = _natural(targets, exclusive)
     logits = [np.float32(content.logits + _exchange(content.prior, prior, exclusive)) for content in contents]
     return Logits(
         ids_of(contents), np.concatenate(logits, axis=1), targets,
-        contents[0].classes, counts, rows, prior,
+        contents[0].classes, counts, len(targets), prior,
     )  # fmt: skip
+
+
+def of_probabilities(rows: Logits, p: np.ndarray, val: Logits, exclusive: bool) -> Logits:
+    """A file that says the probabilities p [N, C] of some rows, in a single view, under the natural frequencies of the
+    validation rows: their logarithms, or log-odds a label."""
+    low = np.maximum(p, TINY)
+    logits = np.float32(np.log(low) if exclusive else np.log(low / np.maximum(1 - p, TINY)))[None]
+    counts, prior = _natural(val.targets, exclusive)
+    return Logits(rows.ids, logits, rows.targets, rows.classes, counts, len(val.ids), prior)
+
+
+def _natural(targets: np.ndarray, exclusive: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Counts int [C] and prior float [C] of labelled rows."""
+    counts, known = np.nansum(targets, axis=0).astype(int), (~np.isnan(targets)).sum(axis=0)
+    return counts, counts / counts.sum() if exclusive else counts / np.maximum(known, 1)
 
 
 def _exchange(old: np.ndarray, new: np.ndarray, exclusive: bool) -> np.ndarray:

@@ -4,16 +4,29 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from net.machine import Machine
 
+MARGIN = 0.05  # of the width and height, that `zoom` cuts off on each side
+
+
+def zoomed(images: torch.Tensor) -> torch.Tensor:
+    """The middle of uint8 images [B, 1, S, S], enlarged to their size again."""
+    cut = round(MARGIN * images.shape[-1])
+    middle = images[..., cut : images.shape[-2] - cut, cut : images.shape[-1] - cut].float()
+    return F.interpolate(middle, images.shape[-2:], mode="bilinear", antialias=False).round().to(images.dtype)
+
+
 # A view is a change of the batch [B, 1, S, S] under which the answer should stay the same.
 VIEWS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "original": lambda images: images,
     "flip": lambda images: images.flip(-1),
+    "zoom": zoomed,
+    "flip_zoom": lambda images: zoomed(images.flip(-1)),
 }
 
 

@@ -26,7 +26,7 @@ class Competition(SingleLabel, Task):
     Settings = CompetitionConfig
     layout = Layout("competition", ("train.csv", "test.csv"), ("images", "images/images"), from_kaggle=True)
     parts = ("training", "validation")
-    views = ("original", "flip")
+    views = ("original", "flip", "zoom", "flip_zoom")
     pretrained_on_test = re.compile(  # the test images are NIH's
         r"(?<![a-z])nih(?![a-z])|chexnet|chest[-_ ]?x|xrv|torchxrayvision|res224-all|cxr[-_]?lt", re.IGNORECASE
     )

@@ -29,7 +29,7 @@ class Nih14(MultiLabel, ByPatient):
     Settings = Nih14Config
     # the labelled table; one that ends in `unlabelled` names images to predict, test_list.txt the official test part
     layout = Layout("nih14", ("Data_Entry_*[!d].csv*",), ("images",), from_kaggle=False)
-    views = ("original", "flip")
+    views = ("original", "flip", "zoom", "flip_zoom")
     pretrained_on_test = Competition.pretrained_on_test  # the same images
 
     def read(self, source: Source) -> Tables:
