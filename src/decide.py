@@ -15,7 +15,7 @@ from core import submission
 from core.commands import Parser
 from core.errors import UserError, command, some
 from core.files import home, read_json, shown
-from core.logits_file import Logits, of_probabilities, pooled, read_logits, write_logits
+from core.logits_file import Logits, exchanged, of_probabilities, pooled, read_logits, write_logits
 from core.runs import Run
 from core.task import Problem, Task
 from images.labels import read_counts, read_ids
@@ -40,8 +40,10 @@ def answer(task: Task, run: Run, networks: Sequence[Opened]) -> tuple[dict, np.n
     vals = [read_logits(one.folder / "val_logits.npz") for one in networks]
     tests = [read_logits(one.folder / "test_logits.npz") for one in networks]
     calibration = tune.tune(task, vals, run / "calibration.json", tune.given(task.config))
-    if task.config.folds:  # what they say together, for whoever wants one file
-        p, val = task.posterior(tests, calibration), pooled(vals, task.exclusive)
+    if task.config.folds:  # what the folds say together, beside the pooled val_logits.npz
+        val = pooled(vals, task.exclusive)
+        alike = [exchanged(test, val.counts, val.rows, val.prior, task.exclusive) for test in tests]
+        p = np.mean([task.plain(test) for test in alike], axis=0)
         write_logits(run / "test_logits.npz", of_probabilities(tests[0], p, val, task.exclusive))
     out = home() / "submissions" / f"{task.config.name}.csv"
     answered = decide(task, tests, calibration, task.config.rule, out, tests[0].ids)

@@ -20,7 +20,7 @@ from core import folds
 from core.commands import Parser
 from core.errors import UserError, command
 from core.files import digest, home, shown, write_bytes
-from core.logits_file import Logits, ids_of, of_probabilities, pooled, same_rows, write_logits
+from core.logits_file import Logits, exchanged, of_probabilities, pooled, same_rows, write_logits
 from core.runs import Run
 from core.task import Task
 from tasks import registry
@@ -84,12 +84,16 @@ def same_task(runs: Sequence[Opened]) -> Task:
 
 def probabilities(runs: Sequence[Opened], task: Task) -> tuple[Logits, np.ndarray, Logits, np.ndarray]:
     """The validation rows and what every member says of them, float [M, N, C], by calibrations that did not see them;
-    and the same of the test rows, averaged over its networks. Raises UserError for members of other rows."""
+    and the same of the test rows, averaged over its networks. The folds of a member are calibrated together, for a
+    calibration by few rows disturbs the ranking. Raises UserError for members of other rows."""
     said = []
     for run in runs:
-        tests = run.predicted
-        p = task.held_out(run.vals, run.calibration, patients_of(ids_of(run.vals), run.rows))
-        said.append((pooled(run.vals, task.exclusive), p, tests[0], task.posterior(tests, run.calibration)))
+        val, tests = pooled(run.vals, task.exclusive), run.predicted
+        if len(tests) > 1:
+            tests = [exchanged(test, val.counts, val.rows, val.prior, task.exclusive) for test in tests]
+        calibration = task.calibrate([val])
+        p = task.held_out([val], calibration, patients_of(val.ids, run.rows))
+        said.append((val, p, tests[0], np.mean([task.posterior([test], calibration) for test in tests], axis=0)))
     (val, _, test, _), first = said[0], runs[0]
     on_val, on_test = [], []
     for run, (rows, p, tested, q) in zip(runs, said, strict=True):

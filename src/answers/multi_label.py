@@ -95,6 +95,11 @@ def _activated(content: Logits, params: dict) -> np.ndarray:
     return sigmoid(logits).mean(axis=0)
 
 
+def corrected(content: Logits) -> np.ndarray:
+    """The plain sigmoid with nothing but the shift of the prevalence undone, averaged over the views: float [N, C]."""
+    return _activated(content, {"slopes": 1.0, "offsets": 0.0})
+
+
 def _fit(val: Logits, temperature: float | None) -> dict:
     shift = _shift(val)
     slopes, offsets = np.ones(len(shift)), np.zeros(len(shift))

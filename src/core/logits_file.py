@@ -175,23 +175,26 @@ def different_images(contents: Sequence[Logits]) -> None:
 
 
 def pooled(contents: Sequence[Logits], exclusive: bool) -> Logits:
-    """The validation rows of all networks of a cross-validation as one file, each as its own network said it; a single
-    file as it is.
-
-    `counts` and `rows` are those of all these rows. The training prior of every network is exchanged for one prior,
-    that of these rows, so that one `prior` is true (Saerens et al. 2002, equation 2.4): z + log π_all − log π_network
-    where the classes exclude each other, the same with log-odds a label otherwise. Classes that a network or all
-    networks lack keep their logits.
-    """
+    """The validation rows of all networks of a cross-validation as one file, each as its own network said it, under the
+    natural frequencies of all these rows, so that one `prior` is true; a single file as it is."""
     if len(contents) == 1:
         return contents[0]
     targets = np.concatenate([content.targets for content in contents])
     counts, prior = _natural(targets, exclusive)
-    logits = [np.float32(content.logits + _exchange(content.prior, prior, exclusive)) for content in contents]
+    logits = [exchanged(content, counts, len(targets), prior, exclusive).logits for content in contents]
     return Logits(
-        ids_of(contents), np.concatenate(logits, axis=1), targets,
-        contents[0].classes, counts, len(targets), prior,
-    )  # fmt: skip
+        ids_of(contents), np.concatenate(logits, axis=1), targets, contents[0].classes, counts, len(targets), prior
+    )
+
+
+def exchanged(content: Logits, counts: np.ndarray, rows: int, prior: np.ndarray, exclusive: bool) -> Logits:
+    """A file with another prior (Saerens et al. 2002, equation 2.4), counts and rows: z + log π_new − log π_old where
+    the classes exclude each other, the same with log-odds a label otherwise. Classes that either prior lacks keep
+    their logits."""
+    possible = (content.prior > 0) & (prior > 0) & (exclusive | ((content.prior < 1) & (prior < 1)))
+    old, new = (np.where(possible, np.float64(each), 0.5) for each in (content.prior, prior))
+    shift = np.log(new) - np.log(old) if exclusive else np.log(new / (1 - new)) - np.log(old / (1 - old))
+    return replace(content, logits=np.float32(content.logits + shift), counts=counts, rows=rows, prior=prior)
 
 
 def of_probabilities(rows: Logits, p: np.ndarray, val: Logits, exclusive: bool) -> Logits:
@@ -207,10 +210,3 @@ def _natural(targets: np.ndarray, exclusive: bool) -> tuple[np.ndarray, np.ndarr
     """Counts int [C] and prior float [C] of labelled rows."""
     counts, known = np.nansum(targets, axis=0).astype(int), (~np.isnan(targets)).sum(axis=0)
     return counts, counts / counts.sum() if exclusive else counts / np.maximum(known, 1)
-
-
-def _exchange(old: np.ndarray, new: np.ndarray, exclusive: bool) -> np.ndarray:
-    """What added to logits turns the prior that they assume into another one, [C]; 0 where either is 0, or 1."""
-    possible = (old > 0) & (new > 0) & (exclusive | ((old < 1) & (new < 1)))
-    old, new = (np.where(possible, np.float64(each), 0.5) for each in (old, new))
-    return np.log(new) - np.log(old) if exclusive else np.log(new / (1 - new)) - np.log(old / (1 - old))

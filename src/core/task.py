@@ -72,6 +72,10 @@ class Problem(ABC):
         """Test logits, one file a network, to answers [N, C]; `counts` replaces the natural class counts."""
 
     @abstractmethod
+    def plain(self, content: Logits) -> np.ndarray:
+        """The probabilities of a file's rows with nothing but the training prior undone: float [N, C]."""
+
+    @abstractmethod
     def posterior(self, tests: Sequence[Logits], calibration: dict) -> np.ndarray:
         """The calibrated probabilities of test rows, averaged over the networks (a file each): float [N, C]."""
 

@@ -69,6 +69,7 @@ class MultiLabel(Problem):
     # ---- deciding and reporting, as the interface describes it
     calibrate = staticmethod(multi_label.calibrate)
     decide = staticmethod(multi_label.decide)
+    plain = staticmethod(multi_label.corrected)
     posterior = staticmethod(partial(multi_label.probabilities, rule="calibrated"))
     held_out = staticmethod(multi_label.held_out)
     fault = staticmethod(all_probabilities)

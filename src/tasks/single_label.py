@@ -71,6 +71,7 @@ class SingleLabel(Problem):
         return single_label.calibrate(self.costs, vals, temperature)
 
     decide = staticmethod(single_label.decide)
+    plain = staticmethod(single_label.corrected)
     posterior = staticmethod(single_label.posterior)
 
     def held_out(self, vals: Sequence[Logits], calibration: dict, patients: np.ndarray | None) -> np.ndarray:
