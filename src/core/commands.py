@@ -14,7 +14,7 @@ from typing import NamedTuple
 from core.errors import UserError
 
 LIST = """
-CONFIGS [--data DIR] [--demo] [key=value ...]
+CONFIGS [--data DIR] [--demo] [--collect DIR ...] [key=value ...]
     the main job: prepare, train, predict, tune, decide, evaluate; ends with submissions/NAME.csv; resumes
 train CONFIG [--data DIR] [--demo] [key=value ...]
     training only; leaves runs/NAME/val_logits.npz
