@@ -40,7 +40,9 @@ def answer(task: Task, run: Run, networks: Sequence[Opened]) -> tuple[dict, np.n
     vals = [read_logits(one.folder / "val_logits.npz") for one in networks]
     tests = [read_logits(one.folder / "test_logits.npz") for one in networks]
     calibration = tune.tune(task, vals, run / "calibration.json", tune.given(task.config))
-    if task.config.folds:  # what the folds say together, beside the pooled val_logits.npz
+    if len(networks) == 1 and task.config.folds:
+        write_logits(run / "test_logits.npz", tests[0])
+    elif task.config.folds:  # what the folds say together, beside the pooled val_logits.npz
         val = pooled(vals, task.exclusive)
         alike = [exchanged(test, val.counts, val.rows, val.prior, task.exclusive) for test in tests]
         p = np.mean([task.plain(test) for test in alike], axis=0)

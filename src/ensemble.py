@@ -116,6 +116,8 @@ def ensemble(runs: Sequence[Opened], name: str) -> Run:
     task, first, run = same_task(runs), runs[0], Run.named(name)
     if run.about and not str(run.about.get("baseline")).startswith("ensemble"):
         raise UserError(f"{shown(run.folder)} is a run of its own: give the ensemble another name with --out")
+    if run.folder.resolve() in {one.folder.resolve() for one in runs}:
+        raise UserError(f"--out {name} is one of the members: give the ensemble another name")
     val, p, test, q = probabilities(runs, task)
     mixed = combined(p, val.targets, task.exclusive, patients_of(val.ids, first.rows))
     weights = fitted(p, task.exclusive, val.targets)

@@ -64,7 +64,11 @@ def arguments(argv: list[str]) -> Namespace:
         "--collect", metavar="DIR", type=Path, nargs="+",
         help="put folds that were trained elsewhere together; nothing is trained",
     )  # fmt: skip
-    return parser.parse_intermixed_args(argv)
+    given = parser.parse_intermixed_args(argv)
+    settings = [str(place) for place in given.collect or () if "=" in str(place) and not place.exists()]
+    given.settings += settings  # those that stand behind --collect DIR
+    given.collect = [place for place in given.collect or () if str(place) not in settings]
+    return given
 
 
 def side_by_side(task: Task, run: Run, argv: list[str]) -> float:
@@ -92,7 +96,9 @@ def trained(task: Task, source: Source, run: Run, longest: float = 0.0) -> Prepa
     """Train and predict by every network that is asked for, one after the other; what is done is not done again. With
     `hours` set, no further fold is begun without the time that the longest one took, in seconds."""
     prepared = None
-    for one, its in registry.networks(task, run):
+    # what is trained comes first, to be predicted even where time ends
+    networks = sorted(registry.networks(task, run), key=lambda each: not train.finished(each[1], each[0].config))
+    for one, its in networks:
         if prepared and not has_time(task, longest) and not train.finished(its, one.config):
             print(f"stopped for time before fold {one.config.fold}: the same command goes on")
             break
@@ -115,6 +121,7 @@ def collected(given: Namespace) -> tuple[Task, Run, None]:
     if not config.folds:
         raise UserError(f"--collect is for a cross-validation, and {config.name} has folds = 0: give folds= as there")
     task, run = registry.task_of(config), Run.named(config.name)
+    train.refuse_other_settings(config, run)
     cross_validation.collect(given.collect, task, run)
     return task, run, None
 

@@ -91,6 +91,8 @@ def of_run(given: Namespace) -> Run:
     opened, run = open_run(Path(given.config)), Run(Path(given.config))
     if given.settings or given.demo:
         raise UserError("a run is probed with its own settings: leave --demo and key=value out")
+    if opened.about.get("baseline"):
+        raise UserError(f"{shown(run.folder)} has no network, but is a baseline: probe a run that was trained")
     task = opened.task
     if task.config.folds and not task.config.crossed:
         raise UserError(f"{shown(run.folder)} is a fold: probe the whole cross-validation, {shown(run.folder.parent)}")
@@ -103,7 +105,7 @@ def of_configuration(given: Namespace) -> Run:
     """The probe of a configuration, with the split that its run has or would have."""
     task, source, run = train.asked(given)
     found = prepare.tables(source, task)
-    prepared = prepare.images(source, found, task, machinery.device(task.config))
+    prepared = prepare.images(source, found, task, machinery.device(task.config), run.folder)
     return probe(task, prepared, run, task.config.name)
 
 

@@ -49,17 +49,21 @@ def asked(given: Namespace) -> tuple[Task, Source, Run]:
     source, quick = prepare.find(given.data, config.slug, registry.TASKS[config.task].layout, given.demo)
     config = registry.load(given.config, given.settings, source.synthetic, quick)
     task, run = registry.task_of(config), Run.named(config.name)
-    its = registry.networks(task, run)
-    checks.check(config, task, all(one.begun for _, one in its))
+    checks.check(config, task, all(its.begun for _, its in registry.networks(task, run)))
     checks.warn(config, task)
-    for _, one in its:
-        refuse_other_settings(config, one)
+    whole = registry.task_of(config.model_copy(update={"fold": "all"})) if config.folds else task
+    for its in [run, *(its for _, its in registry.networks(whole, run))]:  # folds that are not asked for, too
+        refuse_other_settings(config, its)
     return task, source, run
 
 
 def refuse_other_settings(config: Config, run: Run) -> None:
-    """Raises UserError for a run that was begun with other settings than these."""
+    """Raises UserError for a run that was begun with other settings than these, or that is none that trains."""
     folder = shown(run.folder)
+    if run.about.get("baseline"):
+        raise UserError(
+            f"{folder} is not trained but a baseline ({run.about['baseline']}): give this run another name="
+        )
     if "config" not in run.about and (run / "last.pt").is_file():
         raise UserError(
             f"{folder} has checkpoints and no settings in run.json: delete {folder}, or give this run another name="
@@ -82,7 +86,7 @@ def train(task: Task, source: Source, run: Run) -> Prepared:
         weights = "none" if (run / "last.pt").is_file() else config.weights
         net = model.build(config, len(found.labelled.classes), weights)
     with run.timed("prepare"):
-        prepared = prepare.images(source, found, task, machine.device)
+        prepared = prepare.images(source, found, task, machine.device, run.folder)
     if run.begun:
         prepare.same(run, prepared)
     parts = folds.chosen(run, prepared.labelled, task)

@@ -107,6 +107,9 @@ def test_every_figure_is_of_the_pooled_rows_and_each_fold_keeps_its_calibration(
     assert call("evaluate", run, home / "runs/twin").code == 0
     explained = call("explain", run)
     assert explained.code == 2 and "a network a fold: explain one of them" in explained.err
+    explained = call("explain", run / "fold2", "--number", "1", "--out", home / "maps")
+    assert explained.code == 2 and "has a single position on images of 32 pixels" in explained.err  # it came so far
+    assert call("score", run / "fold2").code == 0
 
 
 def test_cut_in_any_fold_it_ends_with_the_same_bytes(done, made, home, call, monkeypatch):
@@ -157,8 +160,15 @@ def test_folds_trained_elsewhere_are_put_together(done, made, home, call, monkey
     said = call("main", "modelB", *FOLDS, "name=done", "--collect", *places)
     assert said.code == 0 and "PAUSED" not in said.out and said.out.count("collected fold") == 3, said.err
     assert outputs(tmp_path / "desk", "done") == outputs(done, "done")
-    again = call("main", "modelB", *FOLDS, "name=done", "--collect", *places)
-    assert again.code == 2 and "fold is given more than once" in again.err
+    again = call("main", "modelB", "--collect", *places, *FOLDS, "name=done", "rule=bayes")  # decided anew
+    assert again.code == 0 and "rule bayes" in again.out and "collected fold" not in again.out, again.err
+    monkeypatch.setenv("CXR_HOME", str(tmp_path / "machine1"))
+    twice = call("main", "modelB", *FOLDS, "name=new", "--collect", places[0], places[0])
+    assert twice.code == 2 and "fold is given more than once" in twice.err
+    one = tmp_path / "machine1/runs/done"  # a single fold: the two files at the top belong together
+    assert call("tune", one / "val_logits.npz", "--out", tmp_path / "c.json").code == 0
+    words = ("--calibration", tmp_path / "c.json", "--rule", "bayes", "--out", tmp_path / "c.csv")
+    assert call("decide", one / "test_logits.npz", *words).code == 0
 
 
 def test_folds_side_by_side_end_as_one_after_the_other(done, made, home, call, monkeypatch, tmp_path):
@@ -212,6 +222,36 @@ def test_folds_that_do_not_belong_together_are_refused(made, home, call):
     assert said.code == 2 and "give folds= as there" in said.err
 
 
+def test_another_run_in_the_same_place_is_never_overwritten(made, home, call):
+    assert call("main", "modelB", "--data", made, *TINY, "epochs=2", "name=one").code == 0
+    before = {path.name: path.read_bytes() for path in (home / "runs/one").glob("*.*")}
+    said = call("main", "modelB", "--data", made, *TINY, "epochs=2", "name=one", "folds=3")
+    assert said.code == 2 and "was made with other settings: folds (0 → 3)" in said.err
+    assert before == {path.name: path.read_bytes() for path in (home / "runs/one").glob("*.*")}
+    # a fold with other settings than its siblings is refused before it is trained
+    assert run_of(made, call, "cv", "fold=1").code == 0
+    said = run_of(made, call, "cv", "fold=2", "lr=2e-3")
+    assert said.code == 2 and "was made with other settings: lr" in said.err and not (home / "runs/cv/fold2").exists()
+
+
+def test_a_split_that_is_gone_stops_no_run_that_has_begun(done, made, home, call, tmp_path):
+    shutil.copyfile(done / "runs/done/folds.csv", tmp_path / "split.csv")
+    words = ("split", f"split={tmp_path / 'split.csv'}")
+    assert run_of(made, call, *words, "fold=1").code == 0
+    (tmp_path / "split.csv").unlink()
+    said = run_of(made, call, *words, "fold=1", "rule=bayes")
+    assert said.code == 0 and "rule bayes" in said.out, said.err
+    assert call("predict", home / "runs/split").code == 0
+
+
+def test_what_is_trained_is_predicted_even_where_time_ends(made, home, call):
+    assert run_of(made, call, "late", "fold=2").code == 0
+    (home / "runs/late/fold2/test_logits.npz").unlink()  # as `train` alone leaves it
+    said = run_of(made, call, "late", "hours=0.01")
+    assert said.code == 0, said.err
+    assert 2 in json.loads((home / "runs/late/run.json").read_text())["joined"]
+
+
 @pytest.mark.parametrize(
     "words, match",
     [
@@ -236,7 +276,7 @@ def test_a_paused_cross_validation_begins_no_fold_without_time(made, home, call,
     assert said.code == 0 and "PAUSED" not in said.out
 
 
-def test_whole_patients_go_into_a_fold_and_a_test_part_stays_out():
+def test_whole_patients_go_into_a_fold_and_a_test_part_stays_out(tmp_path):
     rng = np.random.default_rng(0)
     patients = np.sort(rng.integers(60, size=400)).astype(str)
     targets = np.float32(rng.random((400, 3)) < [0.5, 0.1, 0.05])
@@ -246,7 +286,7 @@ def test_whole_patients_go_into_a_fold_and_a_test_part_stays_out():
     task = type(
         "Parted", (type(task),), {"split": lambda self, table: np.where(np.arange(400) < 80, "test", "training")}
     )(task.config)
-    number = folds.numbered(table, task).known["fold"]
+    number = folds.numbered(table, task, tmp_path).known["fold"]
     assert (number[:80] == "").all() and set(number[80:]) == set("1234")
     assert len(np.unique(np.stack([patients[80:], number[80:]]), axis=1).T) == len(np.unique(patients[80:]))
     positives = np.array([targets[number == fold].sum(axis=0) for fold in "1234"])

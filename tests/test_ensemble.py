@@ -117,10 +117,15 @@ def test_an_ensemble_is_a_run_like_any_other(made, home, call):
         ((members[0], members[0]), "named twice"),
         ((members[0], home), "is no run folder"),
         ((*members, "--out", "s0"), "is a run of its own"),
+        ((run, members[0], "--out", "both"), "is one of the members"),
         ((*members, "--out", "../x"), "is no name of a run"),
     ):
         said = call("ensemble", *words)
         assert said.code == 2 and match in said.err, said.err
+    said = call("main", "modelB", "--data", made, *SPLIT, "name=both", "epochs=2")
+    assert said.code == 2 and "is not trained but a baseline" in said.err
+    said = call("probe", run)
+    assert said.code == 2 and "probe a run that was trained" in said.err
     other = call("main", "modelB", "--data", made, *TINY, "name=other", "split_seed=4", "epochs=2")
     assert other.code == 0
     said = call("ensemble", members[0], home / "runs/other")

@@ -474,7 +474,8 @@ def temperature(material: Material) -> Iterator[Picture]:
     truth, n = truth_of(val), val.targets.sum(axis=0).astype(int)
     scores, band = [], []
     for heat in heats:
-        worth = metrics.earned(truth, RULES["temperature"].answers([val], [{"temperature": heat}], costs), n, costs)
+        divided = [RULES["temperature"].answers([one], [{"temperature": heat}], costs) for one in material.vals]
+        worth = metrics.earned(truth, np.concatenate(divided), n, costs)
         scores.append(curve.get(heat, worth.sum()))
         band.append(np.array(stats.interval(stats.bootstrap(worth, truth))) - worth.sum() + scores[-1])
     low, high = np.transpose(band)

@@ -75,17 +75,21 @@ def parts(strata: np.ndarray, number: int, seed: int, patients: np.ndarray | Non
     return chosen
 
 
-def numbered(table: Table, task: Task) -> Table:
+def numbered(table: Table, task: Task, run: Path) -> Table:
     """The table with the fold of every row, `1` … and nothing in the test part, where the configuration asks for folds:
     those of the file that `split` names, where it has them, otherwise chosen now.
 
     Whole patients where they are known, spread as in `by_patient`; otherwise class by class. The same table, seed and
-    number of folds give the same folds, so they can be trained on different machines.
+    number of folds give the same folds, so they can be trained on different machines. Where that file is gone, those of
+    the run's folder.
     """
     config = task.config
     if not config.folds:
         return table
     given = None if config.split == "auto" else Path(config.split)
+    if given and not given.is_file():
+        own = [run / "folds.csv", run.parent / "folds.csv", *sorted(run.glob("fold*/folds.csv"))]
+        given = next((path for path in own if path.is_file()), given)
     rows = read(given) if given else {}
     kept = (_parts_of(rows, table, task.parts, given) if given else task.split(table)) != "test"
     number = np.full(len(table.ids), "", dtype="U2")

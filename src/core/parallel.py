@@ -9,12 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 
 from core.errors import UserError
+from core.runs import elapsed
 
 
 def each(commands: dict[str, Sequence[str]], gpus: int, may_begin: Callable[[float], bool]) -> float:
     """Run the commands by name, as many at once as there are GPUs, each seeing one of them; their lines are printed
     behind the name. None is begun that `may_begin`, asked with the seconds of the longest so far, denies. Returns those
     seconds. Raises UserError, after the others have ended, when one fails; Ctrl-C ends all."""
+    started = {"CXR_STARTED": str(time.time() - elapsed())}  # `hours` counts from the beginning of this process
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     free, running, failed, took = SimpleQueue(), [], [], [0.0]
     for gpu in visible.split(",")[:gpus] if visible else map(str, range(gpus)):
@@ -27,7 +29,7 @@ def each(commands: dict[str, Sequence[str]], gpus: int, may_begin: Callable[[flo
                 return
             begun = time.monotonic()
             process = subprocess.Popen(
-                commands[name], env={**os.environ, "CUDA_VISIBLE_DEVICES": gpu}, stdin=subprocess.DEVNULL,
+                commands[name], env={**os.environ, **started, "CUDA_VISIBLE_DEVICES": gpu}, stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
             )  # fmt: skip
             running.append(process)

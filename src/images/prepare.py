@@ -75,9 +75,9 @@ def tables(source: Source, task: Task) -> Tables:
     return Tables(found.labelled.some(task.config.limit, task.config.chosen_split_seed), found.unlabelled)
 
 
-def images(source: Source, found: Tables, task: Task, device: torch.device) -> Prepared:
-    """Pack every image once; `device` is where a lung network runs. In a cross-validation the labelled rows have their
-    fold. Raises UserError naming images that cannot be read."""
+def images(source: Source, found: Tables, task: Task, device: torch.device, run: Path) -> Prepared:
+    """Pack every image once; `device` is where a lung network runs. In a cross-validation, whose folder is `run`, the
+    labelled rows have their fold. Raises UserError naming images that cannot be read."""
     table, config = found.labelled, task.config
     ids = [*table.ids.tolist(), *found.unlabelled.tolist()]
     places = dict(zip(ids, [*table.places.tolist(), *found.unlabelled.tolist()], strict=True))
@@ -90,7 +90,7 @@ def images(source: Source, found: Tables, task: Task, device: torch.device) -> P
         )
     if failed:
         table = _without(failed, source, found, places, config)
-    return Prepared(source, folds.numbered(table, task), found.unlabelled, packed)
+    return Prepared(source, folds.numbered(table, task, run), found.unlabelled, packed)
 
 
 def _without(failed: dict[str, str], source: Source, found: Tables, places: dict[str, str], config: Config) -> Table:
@@ -137,4 +137,4 @@ def source_of(run: Path, about: dict, task: Task, given: str | None) -> Source:
 def of_run(run: Path, about: dict, task: Task, given: str | None, device: torch.device) -> Prepared:
     """The data set of a run, prepared again as it was."""
     source = source_of(run, about, task, given)
-    return images(source, tables(source, task), task, device)
+    return images(source, tables(source, task), task, device, run)

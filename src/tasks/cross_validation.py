@@ -32,12 +32,12 @@ def join(task: Task, run: Run) -> list[Opened]:
     not belong together, and where there is none.
     """
     config = task.config.model_copy(update={"fold": "all"})
+    run.lock(wait=True)  # another fold may be joined right now
     there = [found for fold in range(1, config.folds + 1) if (found := _ready(folds.folder(run.folder, fold)))]
     whole = [one for one in there if one.about["state"] == "trained"] or there
     if not whole:
         raise UserError(f"{shown(run.folder)} has no fold with test logits yet: run the main job on it")
     check(config.model_dump(), whole)
-    run.lock(wait=True)  # another fold may be joined right now, which takes seconds
     vals = [read_logits(one.folder / "val_logits.npz") for one in whole]
     same_images([read_logits(one.folder / "test_logits.npz") for one in whole])
     val, rows = pooled(vals, task.exclusive), _joined_rows(whole[0])
@@ -108,13 +108,14 @@ def collect(places: Sequence[Path], task: Task, run: Run) -> None:
     found = [open_run(folder) for place in places for folder in folds_in(place)]
     here = [one for fold in range(1, task.config.folds + 1) if (one := _ready(folds.folder(run.folder, fold)))]
     own = {one.folder.resolve() for one in here}
-    new = [one for one in found if one.folder.resolve() not in own]
+    new = [one for one in found if one.folder.resolve() not in own and not _same(one, here)]
     for one in new:
         if not _ready(one.folder):
             raise UserError(
                 f"{shown(one.folder)} has no val_logits.npz and test_logits.npz of one epoch: run the main job there"
             )
     check(task.config.model_dump(), [*here, *new])
+    same_images([read_logits(one.folder / "test_logits.npz") for one in [*here, *new]])
     for one in new:
         target = folds.folder(run.folder, one.config.fold)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -124,6 +125,13 @@ def collect(places: Sequence[Path], task: Task, run: Run) -> None:
                 target.rename(Path(beside) / "before")
             (Path(beside) / "fold").rename(target)
         print(f"collected fold {one.config.fold} from {shown(one.folder)}")
+
+
+def _same(fold: Opened, here: Sequence[Opened]) -> bool:
+    """Whether that very fold is here already."""
+    path = fold.folder / "val_logits.npz"
+    twins = [one.folder / "val_logits.npz" for one in here if one.config.fold == fold.config.fold]
+    return path.is_file() and any(path.read_bytes() == twin.read_bytes() for twin in twins)
 
 
 def folds_in(place: Path) -> list[Path]:
