@@ -5,8 +5,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from core import folds
 from core.config import differences
 from core.errors import UserError, some
@@ -96,10 +94,8 @@ def _joined_rows(fold: Opened) -> list[dict[str, str]]:
 def _summed(found: Sequence[Opened]) -> dict[str, float]:
     """Seconds of every stage, over all folds."""
     each = [one.about.get("timings", {}) for one in found]
-    return {
-        stage: round(sum(own.get(stage, 0.0) for own in each), 1)
-        for stage in dict.fromkeys(np.concatenate([list(own) for own in each]).tolist())
-    }
+    stages = dict.fromkeys(stage for own in each for stage in own)
+    return {stage: round(sum(own.get(stage, 0.0) for own in each), 1) for stage in stages}
 
 
 def collect(places: Sequence[Path], task: Task, run: Run) -> None:
