@@ -82,7 +82,8 @@ def test_each_fifth_is_weighed_by_the_others():
 
 def test_an_ensemble_is_a_run_like_any_other(made, home, call):
     for seed in (0, 1):
-        said = call("main", "modelB", "--data", made, *SPLIT, f"seed={seed}", f"name=s{seed}", "epochs=2")
+        size = f"size={32 + 8 * seed}"  # members may look at images of another size
+        said = call("main", "modelB", "--data", made, *SPLIT, f"seed={seed}", f"name=s{seed}", "epochs=2", size)
         assert said.code == 0, said.err
     assert call("probe", home / "runs/s0").code == 0
     members = [home / f"runs/{name}" for name in ("s0", "s1", "probe-s0")]
@@ -129,7 +130,7 @@ def test_an_ensemble_is_a_run_like_any_other(made, home, call):
     other = call("main", "modelB", "--data", made, *TINY, "name=other", "split_seed=4", "epochs=2")
     assert other.code == 0
     said = call("ensemble", members[0], home / "runs/other")
-    assert said.code == 2 and "have other validation images" in said.err
+    assert said.code == 2 and "have other validation images or labels" in said.err
 
 
 def test_folds_and_labels_too(home, call, tmp_path):
