@@ -37,9 +37,9 @@ def decide(
 def answer(task: Task, run: Run, networks: Sequence[Opened]) -> tuple[dict, np.ndarray, int]:
     """Calibrate a run on its validation logits and write its submission. Returns the calibration, the sum of every
     class's answers, [C], and the number of test images."""
-    vals = [read_logits(one.folder / "val_logits.npz") for one in networks]
-    tests = [read_logits(one.folder / "test_logits.npz") for one in networks]
-    calibration = tune.tune(task, vals, run / "calibration.json", tune.given(task.config))
+    vals = [val for one in networks for val in one.vals]
+    tests = [test for one in networks for test in one.predicted]
+    calibration = tune.tune(task, vals, run / "calibration.json", task.config.given_temperature)
     if len(networks) == 1 and task.config.folds:
         write_logits(run / "test_logits.npz", tests[0])
     elif task.config.folds:  # what the folds say together, beside the pooled val_logits.npz

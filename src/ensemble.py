@@ -20,7 +20,7 @@ from core import folds
 from core.commands import Parser
 from core.errors import UserError, command
 from core.files import digest, home, shown, write_bytes
-from core.logits_file import Logits, exchanged, of_probabilities, pooled, same_rows, write_logits
+from core.logits_file import TINY, Logits, exchanged, of_probabilities, pooled, same_rows, write_logits
 from core.runs import Run
 from core.task import Task
 from tasks import registry
@@ -28,7 +28,6 @@ from tasks.opened import Opened, open_run
 
 SHRINK = 1.0  # images' worth of belief in equal weights, for every image that they are fitted on
 STEPS = 500  # of the fit, at most
-TINY = 1e-9  # a probability's floor before its logarithm
 
 
 def fitted(p: np.ndarray, exclusive: bool, targets: np.ndarray) -> np.ndarray:

@@ -19,7 +19,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-import tune
 from core import folds
 from core.commands import Parser
 from core.config import Config
@@ -73,9 +72,8 @@ def finished(run: Path, config: Config) -> bool:
         return False
     about = read_json(run / "run.json")
     if config.folds:  # only folds with their test logits are joined
-        wanted = range(1, config.folds + 1) if config.crossed else [config.fold]
         states = [read_json(folds.folder(run, fold) / "run.json")["state"] for fold in about.get("joined", ())]
-        return set(wanted) <= set(about.get("joined", ())) and set(states) == {"trained"}
+        return set(config.asked_folds) <= set(about.get("joined", ())) and set(states) == {"trained"}
     predicted = (about.get("predicted") or [None])[0] == about["best_epoch"]
     return about.get("state") == "trained" and (run / "test_logits.npz").is_file() and predicted
 
@@ -134,7 +132,7 @@ def record(cell: Cell, run: Path, data: Data, task: Task) -> dict:
     """The cell's figures, from the run's logits decided by the cell's own rule and temperature; nothing of the run is
     changed."""
     opened = open_run(run)
-    about, calibration = opened.about, task.calibrate(opened.vals, tune.given(cell.config))
+    about, calibration = opened.about, task.calibrate(opened.vals, cell.config.given_temperature)
     found = opened.evidence._replace(calibration=calibration, rule=cell.config.rule)
     report = task.report(found, opened.rows) | {"rule": cell.config.rule}
     return {

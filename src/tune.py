@@ -9,7 +9,6 @@ from pathlib import Path
 
 from answers.rules import TEMPERATURES
 from core.commands import Parser
-from core.config import Config
 from core.errors import UserError, command
 from core.files import shown, write_json
 from core.logits_file import Logits, read_logits
@@ -22,11 +21,6 @@ def tune(problem: Problem, vals: Sequence[Logits], out: Path, temperature: float
     calibration = problem.calibrate(vals, temperature)
     write_json(out, calibration)
     return calibration
-
-
-def given(config: Config) -> float | None:
-    """The temperature that a configuration gives; None: to be tuned."""
-    return None if config.temperature == "tune" else config.temperature
 
 
 def main(argv: list[str]) -> None:

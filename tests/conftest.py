@@ -79,3 +79,18 @@ def call(capsys):
         return Said(code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def ctrl_c_after_an_epoch(monkeypatch):
+    """Called, a Ctrl-C follows the checkpoint of each epoch before the third."""
+    from net import checkpoint
+
+    save = checkpoint.save
+
+    def interrupted(path, content):
+        save(path, content)
+        if path.name == "last.pt" and len(content["history"]) < 3:
+            raise KeyboardInterrupt
+
+    return lambda: monkeypatch.setattr(checkpoint, "save", interrupted)

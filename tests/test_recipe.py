@@ -254,18 +254,11 @@ ALL = [
 ]  # fmt: skip
 
 
-def test_stopped_at_every_epoch_all_of_it_ends_with_the_same_bytes(made, home, call, weights, monkeypatch):
+def test_stopped_at_every_epoch_all_of_it_ends_with_the_same_bytes(made, home, call, weights, ctrl_c_after_an_epoch):
     command = ["main", "modelB", "--data", made, *TINY, f"weights={weights}", *ALL]
     said = call(*command, "name=whole")
     assert said.code == 0 and "optimistic" not in said.out and "One rare hit moves the score" in said.out, said.err
-    save = checkpoint.save
-
-    def interrupted(path, content):
-        save(path, content)
-        if path.name == "last.pt" and len(content["history"]) < 3:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(checkpoint, "save", interrupted)
+    ctrl_c_after_an_epoch()
     assert [call(*command, "name=cut").code for _ in range(3)] == [130, 130, 0]
     for name in ("runs/{}/best.pt", "runs/{}/val_logits.npz", "runs/{}/test_logits.npz", "submissions/{}.csv"):
         assert (home / name.format("cut")).read_bytes() == (home / name.format("whole")).read_bytes(), name

@@ -190,18 +190,9 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(done, made, home, cal
     assert outputs(home, "killed") == outputs(home, "done")
 
 
-def test_stopped_at_every_epoch_it_still_ends_with_the_same_bytes(done, made, home, call, monkeypatch):
-    """The same without a race: a Ctrl-C right after each epoch's checkpoint."""
-    from net import checkpoint
-
-    save = checkpoint.save
-
-    def interrupted(path, content):
-        save(path, content)
-        if path.name == "last.pt" and len(content["history"]) < 3:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(checkpoint, "save", interrupted)
+def test_stopped_at_every_epoch_it_still_ends_with_the_same_bytes(done, made, home, call, ctrl_c_after_an_epoch):
+    """The same without a race."""
+    ctrl_c_after_an_epoch()
     command = ["modelB", "--data", made, *TINY, "name=cut"]
     assert [call("main", *command).code for _ in range(3)] == [130, 130, 0]
     assert outputs(home, "cut") == outputs(home, "done")

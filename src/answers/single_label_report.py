@@ -217,7 +217,7 @@ def headline(report: dict) -> dict[str, float]:
 def paired(ours: Sequence[Evidence], theirs: Sequence[Evidence], rows: Rows) -> dict:
     """The score of several runs' own rules and of as many others' on the same images, the means over the runs and their
     difference: {"ours", "theirs", "difference": each {"score", "interval"}, "part", "images", "resampled" (what),
-    "pairs": the difference of each run to the other of the same number}.
+    "pairs": the difference of each run to the other of the same number, "further": that of the macro AUC}.
 
     On the test images where all have their labels, otherwise on the validation images, cross-fitted. The 95 % intervals
     resample patients where they are known, otherwise images, as many of every class. Raises

@@ -178,9 +178,19 @@ class Config(BaseModel):
         return {key: value for key, value in self.model_dump().items() if not (key in later and value == later[key])}
 
     @property
+    def asked_folds(self) -> list[int]:
+        """The folds to train: all, or the one that `fold` names; none without a cross-validation."""
+        return list(range(1, self.folds + 1)) if self.fold == "all" else [self.fold]
+
+    @property
     def crossed(self) -> bool:
         """Whether this is a whole cross-validation, whose networks lie in folders of their own."""
         return bool(self.folds) and self.fold == "all"
+
+    @property
+    def given_temperature(self) -> float | None:
+        """The temperature that is given; None: to be tuned."""
+        return None if self.temperature == "tune" else self.temperature
 
     @property
     def chosen_split_seed(self) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from core import priors
 from core.errors import UserError, some
 from core.files import shown, write_bytes
 
@@ -188,13 +189,9 @@ def pooled(contents: Sequence[Logits], exclusive: bool) -> Logits:
 
 
 def exchanged(content: Logits, counts: np.ndarray, rows: int, prior: np.ndarray, exclusive: bool) -> Logits:
-    """A file with another prior (Saerens et al. 2002, equation 2.4), counts and rows: z + log π_new − log π_old where
-    the classes exclude each other, the same with log-odds a label otherwise. Classes that either prior lacks keep
-    their logits."""
-    possible = (content.prior > 0) & (prior > 0) & (exclusive | ((content.prior < 1) & (prior < 1)))
-    old, new = (np.where(possible, np.float64(each), 0.5) for each in (content.prior, prior))
-    shift = np.log(new) - np.log(old) if exclusive else np.log(new / (1 - new)) - np.log(old / (1 - old))
-    return replace(content, logits=np.float32(content.logits + shift), counts=counts, rows=rows, prior=prior)
+    """A file that assumes another prior (`priors.shift`), with these counts and rows."""
+    logits = np.float32(content.logits + priors.shift(content.prior, prior, exclusive))
+    return replace(content, logits=logits, counts=counts, rows=rows, prior=prior)
 
 
 def of_probabilities(rows: Logits, p: np.ndarray, val: Logits, exclusive: bool) -> Logits:
@@ -208,5 +205,5 @@ def of_probabilities(rows: Logits, p: np.ndarray, val: Logits, exclusive: bool) 
 
 def _natural(targets: np.ndarray, exclusive: bool) -> tuple[np.ndarray, np.ndarray]:
     """Counts int [C] and prior float [C] of labelled rows."""
-    counts, known = np.nansum(targets, axis=0).astype(int), (~np.isnan(targets)).sum(axis=0)
-    return counts, counts / counts.sum() if exclusive else counts / np.maximum(known, 1)
+    counts = np.nansum(targets, axis=0).astype(int)
+    return counts, priors.prior(counts, {}) if exclusive else priors.prevalence(targets, None)

@@ -9,7 +9,7 @@ from core import folds
 from core.config import differences
 from core.errors import UserError, some
 from core.files import digest, shown, write_bytes
-from core.logits_file import pooled, read_logits, same_images, write_logits
+from core.logits_file import pooled, same_images, write_logits
 from core.runs import Run
 from core.task import Task
 from tasks.opened import Opened, open_run
@@ -36,8 +36,8 @@ def join(task: Task, run: Run) -> list[Opened]:
     if not whole:
         raise UserError(f"{shown(run.folder)} has no fold with test logits yet: run the main job on it")
     check(config.model_dump(), whole)
-    vals = [read_logits(one.folder / "val_logits.npz") for one in whole]
-    same_images([read_logits(one.folder / "test_logits.npz") for one in whole])
+    vals = [val for one in whole for val in one.vals]
+    same_images([test for one in whole for test in one.predicted])
     val, rows = pooled(vals, task.exclusive), _joined_rows(whole[0])
     content = folds.written(rows)
     complete = len(whole) == config.folds and all(one.about["state"] == "trained" for one in whole)
@@ -111,7 +111,7 @@ def collect(places: Sequence[Path], task: Task, run: Run) -> None:
                 f"{shown(one.folder)} has no val_logits.npz and test_logits.npz of one epoch: run the main job there"
             )
     check(task.config.model_dump(), [*here, *new])
-    same_images([read_logits(one.folder / "test_logits.npz") for one in [*here, *new]])
+    same_images([test for one in [*here, *new] for test in one.predicted])
     for one in new:
         target = folds.folder(run.folder, one.config.fold)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -62,8 +62,7 @@ class Opened:
     def calibration(self) -> dict:
         own = self.folder / "calibration.json"
         if self.config.folds and not self.config.crossed and not own.is_file():  # it stands at the top
-            given = self.config.temperature
-            return self.task.calibrate([self._val], None if given == "tune" else given)
+            return self.task.calibrate([self._val], self.config.given_temperature)
         return read_json(self._there("calibration.json"))
 
     @cached_property

@@ -51,8 +51,10 @@ def networks(task: Task, run: Run) -> list[tuple[Task, Run]]:
     config = task.config
     if not config.folds:
         return [(task, run)]
-    wanted = range(1, config.folds + 1) if config.crossed else [config.fold]
-    return [(task_of(config.model_copy(update={"fold": fold})), Run(folds.folder(run.folder, fold))) for fold in wanted]
+    return [
+        (task_of(config.model_copy(update={"fold": fold})), Run(folds.folder(run.folder, fold)))
+        for fold in config.asked_folds
+    ]
 
 
 def problem_of(contents: Sequence[Logits], costs: Sequence[float] | None = None) -> Problem:
