@@ -180,7 +180,10 @@ def _training(name: str, rows: Sequence[Mapping[str, str]], best_epoch: int | No
     rate.set_yscale("log")
     rate.set_ylabel("learning\nrate")
     rates = sorted(set(column["lr"]), reverse=True)
-    shown = rates[:: -(-len(rates) // 3)]
+    shown = []
+    for value in rates[:: -(-len(rates) // 3)]:  # no two so close that their numbers overlap, as on a cosine
+        if not shown or np.log(shown[-1] / value) > np.log(rates[0] / rates[-1]) / 4:
+            shown.append(value)
     rate.yaxis.set_minor_locator(NullLocator())
     rate.set_yticks(shown, [f"{value:.1g}" if f"{value:.1g}" == f"{value:g}" else f"{value:.2g}" for value in shown])
     rate.set_ylim(min(rates) / 1.5, max(rates) * 1.5)
