@@ -47,6 +47,7 @@ def answer(task: Task, run: Run, networks: Sequence[Opened]) -> tuple[dict, np.n
         alike = [exchanged(test, val.counts, val.rows, val.prior, task.exclusive) for test in tests]
         p = np.mean([task.plain(test) for test in alike], axis=0)
         write_logits(run / "test_logits.npz", of_probabilities(tests[0], p, val, task.exclusive))
+    run.seal("calibration.json", *(["test_logits.npz"] if task.config.folds else []))
     out = home() / "submissions" / f"{task.config.name}.csv"
     answered = decide(task, tests, calibration, task.config.rule, out, tests[0].ids)
     return calibration, answered, len(tests[0].ids)

@@ -35,11 +35,12 @@ def predict(run: Run, prepared: Prepared, task: Task) -> None:
     test = folds.to_predict(run, prepared.labelled, prepared.unlabelled, task)
     pin = machine.device.type == "cuda"
     batches = loader.in_order(prepared.pack, test, config.batch, machine.workers, pin)
-    with run.timed("predict"):
+    with run.timed("predict"), machinery.sufficient(config):
         logits = infer.logits(net, batches, config.views, machine, "predicting")
     counts, prior = np.array(about["counts"]), np.array(about["prior"])
     content = Logits(test.ids, logits, test.targets, classes, counts, about["rows"], prior)
     write_logits(run / "test_logits.npz", content)
+    run.seal("test_logits.npz")
     run.save(predicted=[about["best_epoch"], prepared.pack.fingerprint(test.ids)])
 
 

@@ -4,6 +4,7 @@ from core.errors import UserError, command, some  # first, so that Ctrl-C is qui
 
 # isort: split
 
+import json
 import math
 import sys
 from argparse import Namespace
@@ -16,16 +17,17 @@ from core import folds, packages, runs
 from core.commands import Parser
 from core.config import Config
 from core.data_set import Source, Table
-from core.files import digest, shown
+from core.files import digest, shown, write_rows
 from core.logits_file import Logits, write_logits
 from core.runs import Run
 from core.task import Task
 from images import loader, prepare
 from images.augment import Augment
 from images.prepare import Prepared
-from net import checkpoint, checks, heads, infer, losses, model, refit
+from net import checkpoint, checks, heads, infer, learner, losses, model, refit
 from net import machine as machinery
-from net.fit import Batches, Learner, fit
+from net.fit import Batches, fit
+from net.learner import Learner
 from net.machine import Machine
 from net.model import Net
 from tasks import registry
@@ -64,11 +66,7 @@ def refuse_other_settings(config: Config, run: Run) -> None:
         raise UserError(
             f"{folder} is not trained but a baseline ({run.about['baseline']}): give this run another name="
         )
-    if "config" not in run.about and (run / "last.pt").is_file():
-        raise UserError(
-            f"{folder} has checkpoints and no settings in run.json: delete {folder}, or give this run another name="
-        )
-    if run.begun:
+    if run.begun and "config" in run.about:  # without it, last.pt itself knows what it rests on
         changed = settings.differences(config.filled(run.about["config"]), config.model_dump())
         if changed:
             raise UserError(
@@ -82,45 +80,68 @@ def train(task: Task, source: Source, run: Run) -> Prepared:
     config, machine = task.config, machinery.pick(task.config)
     found = prepare.tables(source, task)
     done = finished(run, config)
+    last = None if done else learner.last_state(run, task)
     if not done:  # before packing, so that missing weights are said at once; a run that goes on has its own
-        weights = "none" if (run / "last.pt").is_file() else config.weights
-        net = model.build(config, len(found.labelled.classes), weights)
+        net = model.build(config, len(found.labelled.classes), "none" if last else config.weights)
     with run.timed("prepare"):
         prepared = prepare.images(source, found, task, machine.device, run.folder)
-    if run.begun:
+    if run.begun and "digest" in run.about:
         prepare.same(run, prepared)
     parts = folds.chosen(run, prepared.labelled, task)
     run.lock()
     if done:
-        if not (run / "folds.csv").is_file():  # gone, and chosen again as it was
-            folds.keep(run, prepared.labelled, parts)
+        mend(run, prepared, parts, task)
         print(f"{shown(run.folder)} is trained already; its best epoch is {run.about['best_epoch']}")
         return prepared
 
+    identity = identified(config, prepared, parts)
+    if last:
+        learner.require_same(last, identity, run)
     record(run, task, prepared, parts, net, machine)
     learn, validation = (prepared.labelled.take(parts == part) for part in ("training", "validation"))
     net = machine.place(net)
-    if config.head_start == "probe" and not (run / "last.pt").is_file():  # which has the head that was started
+    if config.head_start == "probe" and not last:  # which has the head that was started
         with run.timed("start"):
             heads.start(net, task, prepared, parts, machine)
     batches = batches_of(task, prepared, learn, validation, (parts == "test").sum(), machine)
-    learner = Learner(net, config, machine, math.ceil(len(batches.learn) / config.accumulate))
+    learning = Learner(net, config, machine, math.ceil(len(batches.learn) / config.accumulate), identity)
     loss = losses.build(config, batches.counts, len(learn.ids), machine.device)
-    with run.timed("train"):
-        ended = fit(learner, batches, loss, task, run)
-        best = checkpoint.load_into({"model": learner.net}, run / "best.pt", machine.device, ["epoch"])
-        prior = refit.refit(learner.net, task, prepared.pack, learn, machine, run, best["epoch"])
-        logits = infer.logits(learner.net, batches.validation, config.views, machine, "validation")
+    with run.timed("train"), machinery.sufficient(config):
+        if last:
+            learning.resume(last, run)
+        ended = fit(learning, batches, loss, task, run)
+        best = checkpoint.load_into({"model": net}, run / "best.pt", machine.device, ["epoch"])
+        prior = refit.refit(net, task, prepared.pack, learn, machine, run, best["epoch"])
+        logits = infer.logits(net, batches.validation, config.views, machine, "validation")
         for name in ("calibration.json", "test_logits.npz", "report.json", "per_class.csv"):  # of an earlier best epoch
             (run / name).unlink(missing_ok=True)
         write_logits(run / "val_logits.npz", replace(batches.content(logits), prior=prior))
+    run.seal("val_logits.npz", "log.csv", "best.pt", refit.file(config))
     run.save(state="trained" if ended else "paused", best_epoch=best["epoch"], prior=prior.tolist())
     return prepared
 
 
 def finished(run: Run, config: Config) -> bool:
-    files = ("best.pt", refit.file(config), "val_logits.npz")
-    return run.about.get("state") == "trained" and all((run / name).is_file() for name in files)
+    """Whether it is trained and answers by whole files. Where the network itself is lost, its logits still do."""
+    if run.about.get("state") != "trained" or not run.whole("val_logits.npz"):
+        return False
+    return run.whole(refit.file(config)) if run.whole("best.pt") else run.whole("test_logits.npz")
+
+
+def mend(run: Run, prepared: Prepared, parts: np.ndarray, task: Task) -> None:
+    """Write files of a finished run again that are gone or damaged, and that others know: the split, chosen again as it
+    was, and the record of the epochs."""
+    if not (run / "folds.csv").is_file() or digest((run / "folds.csv").read_bytes()) != run.about["split"]:
+        folds.keep(run, prepared.labelled, parts)
+    if not run.whole("log.csv") and (last := learner.last_state(run, task)):
+        write_rows(run / "log.csv", last["history"])
+
+
+def identified(config: Config, prepared: Prepared, parts: np.ndarray) -> str:
+    """A name for what a network learns from: settings that change a result, images and labels, split."""
+    binding = {key: value for key, value in config.meaning.items() if key not in settings.INDIFFERENT | {"fold"}}
+    split = digest(folds.content(prepared.labelled, parts))
+    return digest(json.dumps([binding, prepared.learned, split], sort_keys=True).encode())
 
 
 def record(run: Run, task: Task, prepared: Prepared, parts: np.ndarray, net: Net, machine: Machine) -> None:
@@ -143,6 +164,7 @@ def record(run: Run, task: Task, prepared: Prepared, parts: np.ndarray, net: Net
         prior=task.prior(targets, config.imbalance).tolist(), seed=config.seed, parameters=net.parameters_said(config),
         normalisation={"mean": net.mean.flatten().tolist(), "std": net.std.flatten().tolist()},
         versions=packages.versions(), commit=runs.commit(), machine=str(machine), state="training",
+        sums={},
     )  # fmt: skip
     folds.keep(run, table, parts)
     numbers = ", ".join(f"{(parts == part).sum()} for {part}" for part in task.parts)

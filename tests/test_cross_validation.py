@@ -116,12 +116,12 @@ def test_cut_in_any_fold_it_ends_with_the_same_bytes(done, made, home, call, mon
     """Killed after the first epoch of the second fold, which has nothing but its last.pt then."""
     program = (
         "import os, signal, sys; sys.path.insert(0, sys.argv.pop(1)); import main\n"
-        "from net import fit\n"
-        "save, left = fit.Learner.save, [3]\n"
+        "from net import learner\n"
+        "save, left = learner.Learner.save, [3]\n"
         "def dying(self, run, *words):\n"
         "    save(self, run, *words); left[0] -= 1\n"
         "    if not left[0]: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "fit.Learner.save = dying\n"
+        "learner.Learner.save = dying\n"
         "main.main(sys.argv[1:])\n"
     )
     words = ["modelB", "--data", str(made), *FOLDS, "name=cut"]

@@ -18,7 +18,7 @@ from conftest import TINY
 from core.errors import UserError
 from core.logits_file import Logits
 from net import checkpoint, checks, fit, model, schedule
-from net.fit import Learner
+from net.learner import Learner
 from net.losses import cross_entropy
 from net.machine import Machine
 from tasks import registry
@@ -57,8 +57,15 @@ def batch(n: int = 8, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def step(learner: Learner, number: int, *group) -> torch.Tensor:
-    loss = cross_entropy(0.0, None, None)
-    return fit.train_step(learner, [*group] or [batch(seed=number)], loss, list(learner.net.parameters()), number)
+    """Do a step; returns the mean loss of its images."""
+    loss, group, before = (
+        cross_entropy(0.0, None, None),
+        [*group] or [batch(seed=number)],
+        learner.under_way.loss.clone(),
+    )
+    learner.under_way.steps = number
+    fit.train_step(learner, group, loss, list(learner.net.parameters()))
+    return (learner.under_way.loss - before) / sum(len(images) for images, _ in group)
 
 
 def weights_of(net) -> dict:
@@ -197,9 +204,9 @@ def test_the_moving_average_by_hand():
         for name, value in mean.items():
             mean[name] = decay * value + (1 - decay) * now[name] if value.is_floating_point() else now[name]
         assert not torch.equal(mean["body.conv1.0.weight"], now["body.conv1.0.weight"])
-        for name, value in taught.kept(0).state_dict().items():
+        for name, value in taught.shipped.state_dict().items():
             assert torch.allclose(value, mean[name], atol=1e-6), name
-    assert taught.kept(0) is not taught.net
+    assert taught.shipped is not taught.net
 
 
 def test_a_copy_for_the_average_computes_with_its_own_weights():

@@ -98,6 +98,7 @@ class Config(BaseModel):
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     deterministic: bool = True
+    save_minutes: Annotated[float, Field(ge=0)] = 5  # last.pt within an epoch too, so often; 0: at its end only
     # stop training in time for everything else to end within these hours, 0 = never
     hours: Annotated[float, Field(ge=0, le=24)] = 0
     workers: Literal["auto"] | Count = "auto"  # of the data loader; results do not depend on it
@@ -202,7 +203,7 @@ def spelled(imbalance: dict[str, float]) -> str:
     return "+".join(f"{name}:{exponent:g}" for name, exponent in imbalance.items()) or "none"
 
 
-NO_RESULT = {"name", "workers", "hours", "probe"}  # they change no figure
+NO_RESULT = {"name", "workers", "hours", "probe", "save_minutes"}  # they change no figure
 INDIFFERENT = NO_RESULT | {"rule", "temperature"}  # a run may go on, or be decided anew, with these changed
 
 

@@ -10,6 +10,8 @@ import os
 import sys
 from collections.abc import Callable
 
+from core.stopping import Terminated, terminable
+
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -25,11 +27,15 @@ def some(names, most: int = 8) -> str:
 
 
 def command(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int:
-    """Run a script's main and return the exit code: 0 done, 2 a user's mistake or a full disk, 130 Ctrl-C."""
+    """Run a script's main and return the exit code: 0 done, 2 a user's mistake or a full disk, 130 Ctrl-C, 143
+    SIGTERM."""
     try:
-        main(sys.argv[1:] if argv is None else argv)
+        with terminable():
+            main(sys.argv[1:] if argv is None else argv)
     except UserError as error:
         return _say(str(error), 2)
+    except Terminated:
+        return _say(INTERRUPTED.replace("interrupted", "terminated"), 143)
     except KeyboardInterrupt:
         return _say(INTERRUPTED, 130)
     except BrokenPipeError:  # the reader, such as `| head`, has seen enough
@@ -48,7 +54,7 @@ def command(main: Callable[[list[str]], None], argv: list[str] | None = None) ->
     return 0
 
 
-INTERRUPTED = "interrupted; run the same command again: training goes on after its last finished epoch"
+INTERRUPTED = "interrupted; run the same command again: training goes on where it was saved"
 
 
 def _say(sentence: str, code: int) -> int:

@@ -123,13 +123,15 @@ def chosen(run: Run, table: Table, task: Task) -> np.ndarray:
     Raises UserError for a split that is not the one the run was trained with, that parts a patient, or that leaves a
     part nothing to be judged by.
     """
-    if run.begun and (run / "folds.csv").is_file():
+    noted = run.about.get("split") if run.begun else None
+    own = run / "folds.csv"
+    if noted and own.is_file() and digest(own.read_bytes()) == noted:
         rows = of_run(run.folder, run.about)
-        found = _parts_of(rows, table, task.parts, run / "folds.csv")
+        found = _parts_of(rows, table, task.parts, own)
         if task.config.folds and table.known["fold"].tolist() != [rows[one].get("fold") for one in table.ids.tolist()]:
             raise UserError(
-                f"the folds cannot be made again as they stand in {shown(run / 'folds.csv')}: keep a copy of it, delete"
-                f" {shown(run.folder)}, and name the copy with split="
+                f"the folds cannot be made again as they stand in {shown(run / 'folds.csv')}: name a copy of it with"
+                " split=, under another name="
             )
         return found
     given = None if task.config.split == "auto" else Path(task.config.split)
@@ -140,10 +142,10 @@ def chosen(run: Run, table: Table, task: Task) -> np.ndarray:
     else:
         found = _parts_of(read(given), table, task.parts, given) if given else task.split(table)
     _check(found, table, task, given)
-    if run.begun and run.about["split"] != digest(content(table, found)):
+    if noted and noted != digest(content(table, found)):
+        lost = "is not the split that this run was trained with" if own.is_file() else "is gone"
         raise UserError(
-            f"{shown(run / 'folds.csv')} is gone, and the split cannot be made again as it was: put it back, or delete "
-            f"{shown(run.folder)} and train again"
+            f"{shown(own)} {lost}, and it cannot be made again as it was: put it back, or give this run another name="
         )
     return found
 
@@ -193,8 +195,8 @@ def of_run(folder: Path, about: dict) -> dict[str, dict[str, str]]:
         raise UserError(f"{shown(path)} is gone: run the command that began the run once more, which writes it again")
     if digest(path.read_bytes()) != about.get("split"):
         raise UserError(
-            f"{shown(path)} is not the split that this run was trained with: put it back, or delete {shown(folder)} and"
-            " train again"
+            f"{shown(path)} is not the split that this run was trained with: put it back, or run the command that began"
+            " the run once more, which makes it again where that is possible"
         )
     return read(path)
 

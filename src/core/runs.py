@@ -3,12 +3,13 @@
 import fcntl
 import os
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
 from core.errors import UserError, some
-from core.files import ROOT, home, read_json, shown, write_json
+from core.files import ROOT, digest, home, read_json, shown, write_json
 
 STARTED = time.monotonic()
 
@@ -27,11 +28,15 @@ def clock(seconds: float) -> str:
 
 
 class Run:
-    """A folder and its run.json. `about` is the file's content; `save` writes it."""
+    """A folder and its run.json. `about` is the file's content, and empty where it is damaged; `save` writes it."""
 
     def __init__(self, folder: Path):
-        self.folder = Path(folder)
-        self.about = read_json(self.folder / "run.json") if (self.folder / "run.json").is_file() else {}
+        self.folder, self.about, self._timing = Path(folder), {}, None
+        if (self / "run.json").is_file():
+            try:
+                self.about = read_run_json(self / "run.json")
+            except UserError as error:
+                print(f"WARNING: {error}; what it said is made again where that is possible", file=sys.stderr)
 
     @classmethod
     def named(cls, name: str) -> "Run":
@@ -40,23 +45,43 @@ class Run:
     @property
     def begun(self) -> bool:
         """Whether it has an epoch to go on from, or an end: only then do its settings, images and split bind."""
-        return (self / "last.pt").is_file() or self.about.get("state") in ("trained", "paused")
+        checkpoints = any((self / name).is_file() for name in ("last.pt", "previous.pt"))
+        return checkpoints or self.about.get("state") in ("trained", "paused")
 
     def save(self, **changes) -> None:
+        self._count()
         self.about |= changes
         write_json(self.folder / "run.json", self.about)
 
     def __truediv__(self, name: str) -> Path:
         return self.folder / name
 
+    def seal(self, *names: str) -> None:
+        """Remember files as they are now; the next `save` writes it. See `whole`."""
+        sums = {name: digest((self / name).read_bytes()) for name in names}
+        self.about["sums"] = {**self.about.get("sums", {}), **sums}
+
+    def whole(self, name: str) -> bool:
+        """Whether a file is there, and as it was when it was sealed, where it was."""
+        return whole(self.folder, self.about, name)
+
     @contextmanager
     def timed(self, stage: str):
-        """Add the seconds inside to the run's timing of `stage`; the next `save` writes it."""
-        start = time.monotonic()
-        yield
-        timings = dict(self.about.get("timings", {}))
-        timings[stage] = round(timings.get(stage, 0.0) + time.monotonic() - start, 1)
-        self.about["timings"] = timings
+        """Add the seconds inside to the run's timing of `stage`; every `save`, inside too, writes it."""
+        outer, self._timing = self._timing, (stage, time.monotonic())
+        try:
+            yield
+        finally:
+            self._count()
+            self._timing = outer
+
+    def _count(self) -> None:
+        if not self._timing:
+            return
+        (stage, start), now = self._timing, time.monotonic()
+        timings = self.about.get("timings", {})
+        self.about["timings"] = {**timings, stage: round(timings.get(stage, 0.0) + now - start, 2)}
+        self._timing = (stage, now)
 
     def lock(self, wait: bool = False) -> None:
         """Keep other processes off this run until this one ends. When one is at work on it, waits for it, or raises
@@ -75,8 +100,14 @@ NEEDED = ("config", "data", "classes", "counts", "rows", "prior", "state")  # in
 KINDS = {
     "config": dict, "data": str, "classes": list, "counts": list, "rows": int, "prior": list, "state": str,
     "timings": dict, "versions": dict, "parameters": dict, "best_epoch": int | None, "predicted": list,
-    "joined": list,
+    "joined": list, "sums": dict,
 }  # fmt: skip
+
+
+def whole(folder: Path, about: dict, name: str) -> bool:
+    """Whether a run's file is there, and as it was when its run.json took note of it, which not every version did."""
+    path, noted = folder / name, about.get("sums", {}).get(name)
+    return path.is_file() and noted in (None, digest(path.read_bytes()))
 
 
 def read_run(folder: Path) -> dict:
@@ -84,12 +115,25 @@ def read_run(folder: Path) -> dict:
     folder = Path(folder)
     if not (folder / "run.json").is_file():
         raise UserError(f"{shown(folder)} is no run folder: it has no run.json (a run is made by ./run.sh CONFIG)")
-    about = read_json(folder / "run.json")
+    about = read_run_json(folder / "run.json")
     missing = [key for key in NEEDED if key not in about]
-    missing = missing or [key for key, kind in KINDS.items() if key in about and not isinstance(about[key], kind)]
     if missing:
-        what = f"{shown(folder / 'run.json')} lacks {some(missing)}, or holds something else there"
-        raise UserError(f"{what}: delete {shown(folder)} and make the run again")
+        raise UserError(f"{shown(folder / 'run.json')} lacks {some(missing)}: {AGAIN}")
+    return about
+
+
+AGAIN = "run the command that began the run once more, which makes it again where that is possible"
+
+
+def read_run_json(path: Path) -> dict:
+    """What a run.json holds, complete or not. Raises UserError for a damaged one."""
+    try:
+        about = read_json(path)
+    except UserError as error:
+        raise UserError(f"{str(error).partition(':')[0]}: {AGAIN}") from error
+    odd = [key for key, kind in KINDS.items() if key in about and not isinstance(about[key], kind)]
+    if odd:
+        raise UserError(f"{shown(path)} holds something else at {some(odd)} than a run has there: {AGAIN}")
     return about
 
 

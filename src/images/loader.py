@@ -5,6 +5,7 @@ Workers read single-channel rows and send uint8; normalisation and the three cha
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -26,13 +27,14 @@ class Draw(NamedTuple):
 
 
 class Order(Sampler):
-    """The order of one epoch as `Draw`s; set `epoch` before iterating.
+    """The order of one epoch as `Draw`s; set `epoch` before iterating, and `start` to pass over the first so many.
 
     weights float [N]: drawn with replacement in that proportion. `None`: each image once, shuffled if `shuffle`.
     """
 
     def __init__(self, length: int, weights: np.ndarray | None = None, shuffle: bool = False, seed: int = 0):
-        self.length, self.weights, self.shuffle, self.seed, self.epoch = length, weights, shuffle, seed, 0
+        self.length, self.weights, self.shuffle, self.seed = length, weights, shuffle, seed
+        self.epoch = self.start = 0
 
     def __len__(self) -> int:
         return self.length
@@ -46,7 +48,7 @@ class Order(Sampler):
             order = WeightedRandomSampler(self.weights, self.length, generator=generator)
         elif self.shuffle:
             order = RandomSampler(order, generator=generator)
-        for position, index in enumerate(order):
+        for position, index in islice(enumerate(order), self.start, None):
             yield Draw(self.epoch, position, int(index))
 
 

@@ -1,6 +1,7 @@
 """Checkpoints, which load with `weights_only=True`, and the state of every random generator."""
 
 import io
+import os
 import random
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -20,30 +21,51 @@ def save(path: Path, content: dict) -> None:
     write_bytes(path, buffer.getbuffer())
 
 
+def keep(path: Path, name: Path) -> None:
+    """Give a file a second name, which stays when the first is written anew."""
+    part = name.with_name(f".{name.name}.part")
+    part.unlink(missing_ok=True)
+    try:
+        os.link(path, part)
+        os.replace(part, name)
+    except OSError:  # a file system without hard links: for a moment the first name is gone
+        os.replace(path, name)
+
+
 def load(path: Path, device: torch.device, keys: Iterable[str]) -> dict:
     """A checkpoint that has all of `keys`. Raises UserError for a missing, damaged or foreign one."""
+    if not path.is_file():
+        raise UserError(f"{shown(path)} is gone")
     try:
         with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
             if archive.testzip():
                 raise zipfile.BadZipFile("a checksum is wrong")
         content = torch.load(path, map_location=device, weights_only=True)
-        return {key: content[key] for key in keys}
+        return {**content, **{key: content[key] for key in keys}}
     except Exception as error:  # zip, pickle, decoding and type errors: each means that the file is damaged
-        raise UserError(
-            f"{shown(path)} cannot be loaded ({type(error).__name__}): delete {shown(path.parent)} and train again"
-        ) from error
+        raise UserError(f"{shown(path)} is damaged ({type(error).__name__})") from error
 
 
-def load_into(parts: Mapping[str, Any], path: Path, device: torch.device, further: Iterable[str] = ()) -> dict:
-    """Load a checkpoint's states into the parts of those names (network, optimizer, …), and return its `further`
-    values. Raises UserError for the checkpoint of another network."""
-    content = load(path, device, [*parts, *further])
+def put(parts: Mapping[str, Any], content: dict, path: Path) -> None:
+    """Load the states of a checkpoint into the parts of those names: network, optimizer, … Raises UserError for that of
+    another network."""
     try:
         for name, part in parts.items():
             part.load_state_dict(content[name])
-        return content
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{shown(path)} is of another network: delete {shown(path.parent)} and train again") from error
+    except Exception as error:  # every part raises kinds of its own
+        raise UserError(f"{shown(path)} is of another network: give this run another name=") from error
+
+
+def load_into(parts: Mapping[str, Any], path: Path, device: torch.device, further: Iterable[str] = ()) -> dict:
+    """Load a checkpoint's states into the parts of those names, and return its content, in which all of `further`
+    are. Raises UserError for a damaged one, or that of another network."""
+    try:
+        content = load(path, device, [*parts, *further])
+    except UserError as error:
+        advice = "run the command that began the run once more; where it is trained already, it has to be trained again"
+        raise UserError(f"{error}: {advice}, under another name=") from error
+    put(parts, content, path)
+    return content
 
 
 def random_state() -> dict:

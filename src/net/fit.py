@@ -8,20 +8,18 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from timm.utils import ModelEmaV3
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from core.config import Config
-from core.errors import UserError
 from core.files import write_rows
 from core.logits_file import Logits
 from core.runs import Run, clock, elapsed
+from core.stopping import unbroken
 from core.task import Task
-from net import checkpoint, infer, schedule
+from net import checkpoint, infer
+from net.learner import Learner, not_a_number
 from net.losses import Loss
-from net.machine import Machine
 from net.mix import mix
 from net.model import Net
 
@@ -38,185 +36,122 @@ class Batches(NamedTuple):
     afterwards: int
 
 
-class Learner:
-    """Everything that changes from epoch to epoch: the network and its optimizer, and the record of the epochs so
-    far. An epoch has so many `steps` of the optimizer."""
-
-    def __init__(self, net: Net, config: Config, machine: Machine, steps: int):
-        self.net, self.config, self.machine, self.steps = net, config, machine, steps
-        self.optimizer = torch.optim.AdamW(net.groups(config), lr=config.lr, weight_decay=config.weight_decay)
-        # the default threshold is relative, and takes a slightly worse negative score for a better one
-        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            self.optimizer, "max", config.lr_factor, config.lr_patience, threshold=0, threshold_mode="abs"
-        )
-        self.scaler = machine.scaler()
-        self.ema = ModelEmaV3(net, config.ema, use_warmup=True) if config.ema else None
-        self.average = ModelEmaV3(net) if config.average_epochs else None
-        self.best, self.resting, self.history = -math.inf, 0, []
-
-    @property
-    def _parts(self) -> dict:
-        means = {"ema": self.ema, "average": self.average}
-        return {
-            "model": self.net, "optimizer": self.optimizer, "plateau": self.plateau, "scaler": self.scaler,
-            **{name: mean.module for name, mean in means.items() if mean},
-        }  # fmt: skip
-
-    def lr(self, step: int) -> float:
-        """The head's rate at the step of that number, counted over all epochs from 0."""
-        return self.optimizer.param_groups[-1]["lr"] * schedule.factor(self.config, step, self.steps)
-
-    def step(self, number: int) -> None:
-        """The optimizer's step of that number. The groups' own rates, which the plateau lowers and last.pt holds, stay
-        as they are."""
-        groups, factor = self.optimizer.param_groups, schedule.factor(self.config, number, self.steps)
-        rates = [group["lr"] for group in groups]
-        for group in groups:
-            group["lr"] *= factor
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        for group, rate in zip(groups, rates, strict=True):
-            group["lr"] = rate
-        if self.ema:
-            self.ema.update(self.net, step=number + 1)
-
-    def kept(self, epoch: int) -> Net:
-        """The network as it is judged and kept after that epoch, counted from 0: with the moving average of the
-        weights, where there is one; within the last `average_epochs` with the mean of those at the ends of the epochs
-        since they began, m_k = m_(k−1) + (w_k − m_(k−1)) / k (Izmailov et al. 2018, algorithm 1)."""
-        net = self.ema.module if self.ema else self.net
-        averaged = epoch + 1 - (self.config.epochs - self.config.average_epochs)
-        if averaged < 1:
-            return net
-        self.average.apply_update_(net, decay=1 - 1 / averaged)
-        return self.average.module
-
-    def save(self, run: Run) -> None:
-        state = {name: part.state_dict() for name, part in self._parts.items()}
-        record = {"best": self.best, "resting": self.resting, "history": self.history}
-        checkpoint.save(run / "last.pt", {**state, **record, "random": checkpoint.random_state()})
-
-    def resume(self, run: Run) -> None:
-        """Go on from the run's last.pt, when it has one."""
-        if not (run / "last.pt").is_file():
-            return
-        further = ["best", "resting", "history", "random"]
-        last = checkpoint.load_into(self._parts, run / "last.pt", self.machine.device, further)
-        self.best, self.resting, self.history = last["best"], last["resting"], last["history"]
-        checkpoint.restore_random_state(last["random"])
-        write_rows(run / "log.csv", self.history)  # killed before it was written, the last epoch's row was not there
-        print(f"resumed after epoch {len(self.history)}")
-
-    def judge(self, value: float, frozen: bool) -> bool:
-        """Take in an epoch's monitored figure; returns whether it is the best so far.
-
-        The frozen warm-up neither lowers the learning rate nor counts towards early stopping.
-        """
-        better = value > self.best
-        self.best = max(self.best, value)
-        if not frozen:
-            if self.config.schedule == "plateau":
-                self.plateau.step(value)
-            self.resting = 0 if better else self.resting + 1
-        return better
-
-
 def fit(learner: Learner, batches: Batches, loss: Loss, task: Task, run: Run) -> bool:
     """Train until the last epoch or until the monitored figure rests; leaves best.pt, last.pt and log.csv in the run.
 
     The body is frozen for the first `frozen_epochs`; their best may be the one that is kept. With `monitor` last every
-    epoch takes the place of the one before, and none stops training. With `hours` set, stops before an epoch that would
-    leave too little time. Goes on from last.pt when the run has one. Returns whether training came to its own end, and
-    not to that of the time.
+    epoch takes the place of the one before, and none stops training. With `hours` set, stops where too little time
+    would be left for what follows. Ctrl-C and SIGTERM save first. Returns whether training came to its own end, and not
+    to that of the time.
     """
+    try:
+        return _epochs(learner, batches, loss, task, run)
+    except KeyboardInterrupt:
+        if learner.history or learner.under_way.steps:
+            learner.save(run)
+            print(f"saved {learner.place}", flush=True)
+        raise
+
+
+def _epochs(learner: Learner, batches: Batches, loss: Loss, task: Task, run: Run) -> bool:
     config, net, last = learner.config, learner.net, learner.config.monitor == "last"
-    learner.resume(run)
-    for epoch in range(len(learner.history), config.epochs):
+    if learner.history and not learner.under_way.steps and not (run / "best.pt").is_file():
+        keep_best(learner, task, run, learner.history[-1])
+    while len(learner.history) < config.epochs:
         if learner.resting >= config.patience and not last:
             print(f"stopped early: {config.patience} epochs without a better validation {task.monitored}")
             break
-        frozen = epoch < config.frozen_epochs
-        if out_of_time(learner, batches, frozen):
-            return False
-
-        start, rate = time.monotonic(), learner.lr(epoch * learner.steps)
+        epoch, frozen = len(learner.history), len(learner.history) < config.frozen_epochs
+        rate = learner.lr(epoch * learner.steps)
         net.unfreeze(0.0 if frozen else net.share(config))
-        batches.learn.sampler.epoch = epoch
-        train_loss, speed = train_epoch(learner, batches.learn, loss, epoch)
-        kept = learner.kept(epoch)
-        val_loss, figures, seconds = validate(kept, learner, batches, loss, task)
+        if seconds_left(learner, batches) <= 0 or not train_epoch(learner, batches, loss, run):
+            return stopped_for_time(learner, run)
+        start, trained = time.monotonic(), learner.under_way
+        learner.take_in()
+        train_loss = trained.loss.item() / trained.images
+        val_loss, figures, seconds = validate(learner.shipped, learner, batches, loss, task)
         if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
-            raise UserError(f"the loss is no longer a number in epoch {epoch + 1}: lower lr, or set precision=fp32")
+            learner.require_numbers()
+            raise not_a_number(f"epoch {epoch + 1}, in validation")
 
-        better = learner.judge(figures[task.monitored], frozen)
-        learner.history.append({
+        row = {
             "epoch": epoch + 1, "stage": "frozen" if frozen else "full", "train_loss": train_loss, "val_loss": val_loss,
-            **figures, "lr": rate, "images_per_second": round(speed, 1), "validation_seconds": round(seconds, 2),
-            "seconds": round(time.monotonic() - start, 1),
-        })  # fmt: skip
+            **figures, "lr": rate, "images_per_second": round(trained.images / trained.seconds, 1),
+            "validation_seconds": round(seconds, 2), "seconds": round(trained.seconds + time.monotonic() - start, 1),
+        }  # fmt: skip
+        better = figures[task.monitored] > learner.best
         if better or last:  # before last.pt: killed in between, the epoch is done again and writes the same best.pt
-            best = {"model": kept.state_dict(), "epoch": epoch + 1, task.monitored: figures[task.monitored]}
-            checkpoint.save(run / "best.pt", best)
+            keep_best(learner, task, run, row)
+        with unbroken():
+            learner.end(row, figures[task.monitored], frozen)
         learner.save(run)
         write_rows(run / "log.csv", learner.history)
         say(learner.history, list(figures), config.epochs, better and not last)
     return True
 
 
-def train_epoch(learner: Learner, loader: DataLoader, loss: Loss, epoch: int) -> tuple[float, float]:
-    """One pass over the batches. Returns the mean loss and the images per second."""
-    net, device, config = learner.net, learner.machine.device, learner.config
+def keep_best(learner: Learner, task: Task, run: Run, row: dict) -> None:
+    """Write best.pt of the epoch of that row."""
+    best = {"model": learner.shipped.state_dict(), "epoch": row["epoch"], task.monitored: row[task.monitored]}
+    checkpoint.save(run / "best.pt", best)
+
+
+def train_epoch(learner: Learner, batches: Batches, loss: Loss, run: Run) -> bool:
+    """Do the steps that the epoch has left, saving every `save_minutes`. Returns whether `hours` left the time."""
+    net, device, config, done = learner.net, learner.machine.device, learner.config, learner.under_way
+    epoch, loader = len(learner.history), batches.learn
     net.train()
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    total, seen, start = torch.zeros((), device=device), 0, time.monotonic()
+    first = done.steps * config.accumulate
+    loader.sampler.epoch, loader.sampler.start = epoch, first * config.batch
+    start, left = time.monotonic() - done.seconds, seconds_left(learner, batches) + done.seconds
     images_ahead = min(len(loader) * loader.batch_size, len(loader.sampler))
     title = f"epoch {epoch + 1}/{config.epochs}"
-    with tqdm(total=images_ahead, desc=title, unit="img", leave=False, disable=None) as bar:
-        batches = enumerate(loader)
-        for step in range(learner.steps):
+    with tqdm(total=images_ahead, initial=done.images, desc=title, unit="img", leave=False, disable=None) as bar:
+        queue = enumerate(loader, first) if done.steps < learner.steps else None
+        while done.steps < learner.steps:
             group = []
-            for place, (images, targets) in islice(batches, config.accumulate):
+            for place, (images, targets) in islice(queue, config.accumulate):
                 images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
                 key = (config.seed, epoch, place)
                 group.append(mix(images, targets, config.mix, config.mix_alpha, config.mix_probability, key))
-            shown = sum(len(images) for images, _ in group)
-            total += train_step(learner, group, loss, trained, epoch * learner.steps + step) * shown
-            seen += shown
-            bar.update(shown)
-            if not bar.disable and step % 10 == 0:  # reading the loss waits for the device
-                bar.set_postfix(loss=f"{total.item() / seen:.4f}")
-    mean = total.item() / seen  # waits for the device, so the clock below is honest
-    return mean, seen / (time.monotonic() - start)
+            train_step(learner, group, loss, trained)
+            done.seconds = time.monotonic() - start
+            bar.update(sum(len(images) for images, _ in group))
+            if not bar.disable and done.steps % 10 == 0:  # reading the loss waits for the device
+                bar.set_postfix(loss=f"{done.loss.item() / done.images:.4f}")
+            if done.steps == learner.steps:
+                break
+            if config.save_minutes and time.monotonic() >= learner.saved + 60 * config.save_minutes:
+                learner.save(run)
+            if done.seconds >= left:
+                return False
+    done.loss.item()  # waits for the device, so the clock below is honest
+    done.seconds = time.monotonic() - start
+    return True
 
 
 def train_step(
-    learner: Learner,
-    group: list[tuple[torch.Tensor, torch.Tensor]],
-    loss: Loss,
-    trained: list[nn.Parameter],
-    number: int,
-) -> torch.Tensor:
-    """Forward and backward of every batch of the group, then clip and step once; returns the mean loss of the group's
-    images, on the device. `number` counts the steps of all epochs."""
-    config, scaler, mean = learner.config, learner.scaler, 0.0
+    learner: Learner, group: list[tuple[torch.Tensor, torch.Tensor]], loss: Loss, trained: list[nn.Parameter]
+) -> None:
+    """Forward and backward of every batch of the group, then clip and step once, on the mean loss of the group's
+    images; the epoch under way counts it."""
+    config, scaler, done, value = learner.config, learner.scaler, learner.under_way, 0.0
     everyone = sum(len(images) for images, _ in group)
-    try:
+    with unbroken():
         learner.optimizer.zero_grad(set_to_none=True)
         for images, targets in group:
             with learner.machine.autocast():
                 logits = learner.net(images)
-            value = loss(logits, targets) * (len(images) / everyone)
-            scaler.scale(value).backward()
-            mean += value.detach()
+            mean = loss(logits, targets) * (len(images) / everyone)
+            scaler.scale(mean).backward()
+            value += mean.detach()
         scaler.unscale_(learner.optimizer)
         torch.nn.utils.clip_grad_norm_(trained, config.clip_norm)
-        learner.step(number)
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"the GPU's memory does not hold batch = {config.batch} at size = {config.size}: lower batch"
-            " (accumulate makes several of them one step)"
-        ) from error
-    return mean
+        learner.step(len(learner.history) * learner.steps + done.steps)
+        done.loss += value * everyone
+        done.bad = torch.where(torch.isfinite(value), done.bad, done.bad.clamp(max=done.steps))
+        done.steps, done.images = done.steps + 1, done.images + everyone
 
 
 def validate(
@@ -232,23 +167,26 @@ def validate(
     return value, task.metrics(batches.content(logits), task.monitored), seconds
 
 
-def out_of_time(learner: Learner, batches: Batches, frozen: bool) -> bool:
-    """Whether `hours` leave no room for another epoch and the prediction; says so."""
+def seconds_left(learner: Learner, batches: Batches) -> float:
+    """What `hours` leave for training, in seconds, with time for one validation, the prediction and the rest; infinite
+    without `hours`, and until there is an epoch to predict with."""
     config, history = learner.config, learner.history
     if not (config.hours and history):
-        return False
-    # the slowest epoch of its stage; four times a frozen one where no full one was seen
-    same = [row["seconds"] for row in history if (row["stage"] == "frozen") == frozen]
-    epoch = max(same) if same else 4 * max(row["seconds"] for row in history)
-    a_pass = max(row["validation_seconds"] for row in history) / len(batches.validation.dataset)
-    prediction = a_pass * batches.afterwards * len(config.views)
-    if elapsed() + 1.1 * (epoch + prediction) + SPARE <= config.hours * 3600:
-        return False
+        return math.inf
+    validation = max(row["validation_seconds"] for row in history)
+    prediction = validation / len(batches.validation.dataset) * batches.afterwards * len(config.views)
+    return config.hours * 3600 - SPARE - 1.1 * (validation + prediction) - elapsed()
+
+
+def stopped_for_time(learner: Learner, run: Run) -> bool:
+    """Save and say so; returns False."""
+    if learner.under_way.steps:
+        learner.save(run)
     print(
-        f"stopped for time after epoch {len(history)}: hours={config.hours:g} leave no room for another of"
-        f" {clock(epoch)} and {clock(prediction)} to predict; the same command goes on"
+        f"stopped for time {learner.place}: hours={learner.config.hours:g} leave what the prediction needs; the same"
+        " command goes on"
     )
-    return True
+    return False
 
 
 def say(history: list[dict], figures: list[str], epochs: int, better: bool) -> None:

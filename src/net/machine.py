@@ -1,7 +1,8 @@
 """The machinery of a run: device, precision and worker processes. None of it belongs to a task or a model."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -83,6 +84,18 @@ def pick(config: Config) -> Machine:
     torch.manual_seed(config.seed)
     np.random.seed(config.seed)
     return Machine(found, dtype, workers)
+
+
+@contextmanager
+def sufficient(config: Config) -> Iterator[None]:
+    """Turns a GPU that is too small for the block into a UserError, which says what to try."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        advice = f"try batch={max(config.batch // 2, 2)} accumulate={2 * config.accumulate}, whose steps are the same"
+        raise UserError(
+            f"the GPU's memory does not hold batch = {config.batch} at size = {config.size}: {advice}"
+        ) from error
 
 
 def _cpu_has_bf16() -> bool:

@@ -47,6 +47,7 @@ def join(task: Task, run: Run) -> list[Opened]:
         first["baseline"] = "; ".join(baselines)
     write_bytes(run / "folds.csv", content)
     write_logits(run / "val_logits.npz", val)
+    run.seal("val_logits.npz")
     run.save(
         **first, config=config.model_dump(), split=digest(content), counts=val.counts.tolist(),
         rows=val.rows, prior=val.prior.tolist(), state="trained" if complete else "paused", best_epoch=None,

@@ -1,0 +1,207 @@
+"""Kill a small run at random moments and start it again until it ends, N times over: `soak.py N [--seed S]`.
+
+Every end must be, byte for byte, that of the run that nobody killed. The runs are of a synthetic set, with a network
+that a CPU trains in seconds, and save after every step.
+"""
+
+import csv
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from core.commands import Parser
+from core.errors import UserError, command
+from core.files import shown
+from images import synthetic
+
+COMMON = [
+    "modelB", "model=test_resnet", "weights=none", "size=32", "epochs=3", "batch=16", "lr=1e-3", "val_fraction=0.36",
+    "workers=0", "device=cpu", "save_minutes=1e-6", "name=soak",
+]  # fmt: skip
+KINDS = {  # of runs, with every piece that has a state of its own
+    "one network": ["frozen_epochs=1"],
+    "every piece": [
+        "frozen_epochs=0", "schedule=cosine", "warmup=0.5", "drop_path=0.2", "accumulate=2", "ema=0.9",
+        "average_epochs=2", "monitor=last", "mix=mixup", "refit=balanced", "rule=bayes",
+    ],
+    "two folds": ["frozen_epochs=1", "epochs=2", "folds=2", "fold=all"],
+}  # fmt: skip
+TIMES = {"seconds", "images_per_second", "validation_seconds"}  # columns of log.csv that may differ
+COMPARED = ("folds.csv", "best.pt", "refit.pt", "val_logits.npz", "test_logits.npz", "calibration.json", "report.json",
+            "per_class.csv")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a process is to die: `before`, `within` or `after` the file that it writes as its `number`th; or at the
+    second `number` of the clock, by SIGKILL (`clock`) or by SIGINT or SIGTERM, which it may answer."""
+
+    way: str
+    number: float
+
+
+WAYS = ("before", "within", "after", "clock", "SIGINT", "SIGTERM")
+
+
+def child(home: str, words: list[str], moment: Moment | None, counted: str) -> None:
+    """The main job in a process of its own, whose end is the moment; writes how many files it wrote into `counted`."""
+    sys.stdout.flush()
+    log = os.open(Path(home) / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.environ["CXR_HOME"] = home
+    import main
+
+    renames = dying(moment) if moment and moment.way in WAYS[:3] else counting()
+    code = command(main.main, words)
+    Path(counted).write_text(str(renames()))
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def counting() -> Callable[[], int]:
+    """Count the files that are put in their place from now on."""
+    replace, times = os.replace, [0]
+
+    def counted(source, target):
+        replace(source, target)
+        times[0] += 1
+
+    os.replace = counted
+    return lambda: times[0]
+
+
+def dying(moment: Moment) -> Callable[[], int]:
+    """Have this process die at a moment of its file writing."""
+    replace, sync, times = os.replace, os.fsync, [0]
+
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def replaced(source, target):
+        times[0] += 1
+        if times[0] == moment.number and moment.way == "before":
+            die()
+        replace(source, target)
+        if times[0] == moment.number and moment.way == "after":
+            die()
+
+    def synced(number):
+        if times[0] + 1 == moment.number and moment.way == "within":
+            os.truncate(f"/dev/fd/{number}", os.fstat(number).st_size // 2)
+            die()
+        sync(number)
+
+    os.replace, os.fsync = replaced, synced
+    return lambda: times[0]
+
+
+class Session:
+    """Starts processes of the main job, each in a moment because the modules are loaded already."""
+
+    def __init__(self):
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["main"])
+
+    def run(self, home: Path, words: list[str], moment: Moment | None = None) -> int:
+        """Start the main job, end it at that moment; returns its exit code, negative where a signal killed it."""
+        process = self.context.Process(target=child, args=(str(home), words, moment, str(home / "count.txt")))
+        process.start()
+        if moment and moment.way not in WAYS[:3]:
+            process.join(moment.number)
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGKILL if moment.way == "clock" else signal.Signals[moment.way])
+        process.join()
+        return process.exitcode
+
+
+def ends(home: Path) -> dict[str, bytes]:
+    """What a run leaves, by file: without the columns of its log that hold times."""
+    found = {str(path.relative_to(home)): path.read_bytes() for path in sorted((home / "submissions").glob("*.csv"))}
+    for path in sorted((home / "runs").rglob("*")):
+        if path.name in COMPARED:
+            found[str(path.relative_to(home))] = path.read_bytes()
+        if path.name == "log.csv":
+            rows = csv.DictReader(path.read_text().splitlines())
+            kept = [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+            found[str(path.relative_to(home))] = repr(kept).encode()
+    for path in (home / "data" / "packed").rglob("images.npy"):
+        found["packed images"] = path.read_bytes()
+    return found
+
+
+def moments(rng: np.random.Generator, way: str, files: int, seconds: float) -> list[Moment]:
+    """One to three deaths of one way, at random places of the whole."""
+    most = files + 1 if way in WAYS[:3] else None
+    count = int(rng.integers(1, 4))
+    return [Moment(way, int(rng.integers(1, most)) if most else float(rng.uniform(0, seconds))) for _ in range(count)]
+
+
+def trial(session: Session, home: Path, words: list[str], deaths: list[Moment]) -> list[str]:
+    """Kill the run at every one of the moments, and let it end; returns what went wrong."""
+    wrong = []
+    for moment in deaths:
+        code = session.run(home, words, moment)
+        if code not in (0, -signal.SIGKILL, 130, 143):
+            wrong.append(f"exit code {code} after {moment}")
+    code = session.run(home, words)
+    return [*wrong, *([f"exit code {code} at the end"] if code else [])]
+
+
+def soak(number: int, seed: int, folder: Path) -> list[str]:
+    """`number` trials below the folder. Returns, for every one that went wrong, what did, and where its files lie."""
+    session, data, rng = Session(), folder / "set", np.random.default_rng(seed)
+    synthetic.make(data, images=120, size=40, seed=7)
+    wanted, lengths, failed, died = {}, {}, [], Counter()
+    for trial_number in tqdm(range(number), desc="soak", unit="run", disable=None):
+        kind = list(KINDS)[trial_number % len(KINDS)]
+        words = [*COMMON, *KINDS[kind], "--data", str(data)]
+        if kind not in wanted:
+            start, home = time.monotonic(), folder / f"whole-{kind.replace(' ', '-')}"
+            home.mkdir()
+            if session.run(home, words):
+                raise UserError(f"the run that nobody kills fails: see {shown(home / 'log.txt')}")
+            wanted[kind], seconds = ends(home), time.monotonic() - start
+            lengths[kind] = int((home / "count.txt").read_text()), seconds
+        home, way = folder / f"trial-{trial_number}", WAYS[trial_number // len(KINDS) % len(WAYS)]
+        home.mkdir()
+        deaths = moments(rng, way, *lengths[kind])
+        wrong, found = trial(session, home, words, deaths), ends(home)
+        wrong += [f"{name} differs" for name in wanted[kind] if found.get(name) != wanted[kind][name]]
+        wrong += ["a half-written file is left"] * any(home.rglob(".*.part"))
+        died[way] += len(deaths)
+        if wrong:
+            failed.append(f"{kind}, {deaths}: {'; '.join(wrong)} ({shown(home)})")
+    print("killed: " + ", ".join(f"{way} {times}×" for way, times in died.items()))
+    return failed
+
+
+def main(argv: list[str]) -> None:
+    parser = Parser("soak")
+    parser.add_argument("number", metavar="N", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args(argv)
+    if not 1 <= given.number <= 10_000:
+        raise UserError(f"N is how many runs to kill, from 1 to 10000, and not {given.number}")
+    start, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix="soak-"))
+    failed = soak(given.number, given.seed, folder)
+    print("\n".join([*failed, f"{given.number - len(failed)} of {given.number} ends are byte-identical"]))
+    print(f"{time.monotonic() - start:.0f} s")
+    if failed:  # what went wrong can be looked at
+        raise SystemExit(1)
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    raise SystemExit(command(main))
