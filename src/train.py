@@ -5,7 +5,6 @@ from core.errors import UserError, command, some  # first, so that Ctrl-C is qui
 # isort: split
 
 import math
-import sys
 from argparse import Namespace
 from dataclasses import replace
 
@@ -129,16 +128,11 @@ def record(run: Run, task: Task, prepared: Prepared, parts: np.ndarray, net: Net
     targets = table.targets[parts == "training"]
     counts = np.nansum(targets, axis=0).astype(int)
     say_what_is_rare(table.classes, counts, table.targets[parts == "validation"])
-    before = run.about.get("dtype", machine.precision)
-    if before != machine.precision:
-        print(
-            f"WARNING: this run began in {before} and goes on in {machine.precision}, on another device: "
-            "its bytes will not repeat",
-            file=sys.stderr,
-        )
+    machine.warn(run.about)
     run.save(
         synthetic=prepared.source.synthetic, config=config.model_dump(), data=str(prepared.source.folder),
         digest=prepared.learned, split=digest(folds.content(table, parts)), dtype=machine.precision,
+        threads=machine.threads,
         classes=table.classes, counts=counts.tolist(), rows=len(targets),
         prior=task.prior(targets, config.imbalance).tolist(), seed=config.seed, parameters=net.parameters_said(config),
         normalisation={"mean": net.mean.flatten().tolist(), "std": net.std.flatten().tolist()},
