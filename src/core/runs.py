@@ -2,11 +2,13 @@
 
 import fcntl
 import os
+import re
 import subprocess
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from core.about import wrong
 from core.errors import UserError, some
 from core.files import ROOT, home, read_json, shown, write_json
 
@@ -16,6 +18,8 @@ STARTED = time.monotonic()
 def elapsed() -> float:
     """Seconds since this process began, or since `CXR_STARTED` (Unix time) where another one began the session."""
     session = os.environ.get("CXR_STARTED")
+    if session and not re.fullmatch(r"\d+(\.\d*)?", session):
+        raise UserError(f"CXR_STARTED = {session!r} is no number of seconds since 1970: unset it")
     return time.time() - float(session) if session else time.monotonic() - STARTED
 
 
@@ -32,6 +36,10 @@ class Run:
     def __init__(self, folder: Path):
         self.folder = Path(folder)
         self.about = read_json(self.folder / "run.json") if (self.folder / "run.json").is_file() else {}
+        if odd := wrong(self.about):
+            raise UserError(
+                f"{shown(self.folder / 'run.json')} holds something else than its own {some(odd)}: put it back"
+            )
 
     @classmethod
     def named(cls, name: str) -> "Run":
@@ -72,11 +80,6 @@ class Run:
 
 
 NEEDED = ("config", "data", "classes", "counts", "rows", "prior", "state")  # in run.json
-KINDS = {
-    "config": dict, "data": str, "classes": list, "counts": list, "rows": int, "prior": list, "state": str,
-    "timings": dict, "versions": dict, "parameters": dict, "best_epoch": int | None, "predicted": list,
-    "joined": list,
-}  # fmt: skip
 
 
 def read_run(folder: Path) -> dict:
@@ -86,7 +89,7 @@ def read_run(folder: Path) -> dict:
         raise UserError(f"{shown(folder)} is no run folder: it has no run.json (a run is made by ./run.sh CONFIG)")
     about = read_json(folder / "run.json")
     missing = [key for key in NEEDED if key not in about]
-    missing = missing or [key for key, kind in KINDS.items() if key in about and not isinstance(about[key], kind)]
+    missing = missing or wrong(about)
     if missing:
         what = f"{shown(folder / 'run.json')} lacks {some(missing)}, or holds something else there"
         raise UserError(f"{what}: delete {shown(folder)} and make the run again")
