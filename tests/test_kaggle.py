@@ -356,7 +356,7 @@ def test_what_is_asked_wrongly(service, home, call, monkeypatch, tmp_path):
 @pytest.mark.parametrize(("key", "value"), [("settings", 5), ("settings", [5]), ("ref", None), ("time", "noon")])
 def test_a_record_of_a_push_that_was_damaged(key, value, service, home, call):
     """Missing or of another kind."""
-    whole = {key: "x" for key in ("ref", "run_id", "bundle", "name")} | {"version": 1, "time": 1, "settings": []}
+    whole = dict.fromkeys(("ref", "run_id", "bundle", "name"), "x") | {"version": 1, "time": 1, "settings": []}
     files.write_json(home / "pushed/modelB.json", whole | {"weights": None, "no_internet": False, key: value})
     for command in (["status"], ["fetch"], ["push", "--resume"]):
         refused(call(command[0], "modelB", *command[1:]), f"lacks {key}, or holds something else: push again")
