@@ -28,7 +28,7 @@ from core.runs import Run
 from core.task import Task
 from images import lungs, prepare
 from images import pack as images_pack
-from net import cam, checkpoint, model, refit
+from net import cam, model, refit
 from net import machine as machinery
 from tasks.opened import open_run
 
@@ -47,7 +47,7 @@ def explain(
     machine = machinery.pick(config.model_copy(update={"precision": "fp32"}))  # gradients of bf16 are coarse
     cropper, masker = _croppers(config, masks, content.ids.tolist(), machine.device)
     net = machine.place(model.build(config, len(content.classes), weights="none"))
-    checkpoint.load_into({"model": net}, run / refit.file(config), machine.device)
+    refit.answering(net, config, run, machine.device)
 
     ids = content.ids[[example.row for example in examples]]
     places = _places(source, task, ids.tolist())

@@ -16,7 +16,7 @@ from core.runs import Run
 from core.task import Task
 from images import loader, prepare
 from images.prepare import Prepared
-from net import checkpoint, infer, model, refit
+from net import infer, model, refit
 from net import machine as machinery
 from tasks.opened import open_run
 
@@ -31,7 +31,7 @@ def predict(run: Run, prepared: Prepared, task: Task) -> None:
     prepare.same(run, prepared)
     classes, machine = np.array(about["classes"]), machinery.pick(config)
     net = machine.place(model.build(config, len(classes), weights="none"))
-    checkpoint.load_into({"model": net}, run / refit.file(config), machine.device)
+    refit.answering(net, config, run, machine.device)
     test = folds.to_predict(run, prepared.labelled, prepared.unlabelled, task)
     pin = machine.device.type == "cuda"
     batches = loader.in_order(prepared.pack, test, config.batch, machine.workers, pin)

@@ -13,6 +13,7 @@ from core.files import write_json
 from leaderboard import bundle, client, kernels
 from tasks import registry
 
+FILES = {"split": ["auto"], "masks": [""], "groups": [""], "weights": ["imagenet", "none"]}  # key → what names none
 OWN_WEIGHTS = ("weights=imagenet", "weights=none")
 
 
@@ -63,12 +64,16 @@ def configuration(given: Namespace) -> Config:
             "without internet the ImageNet weights cannot be fetched: ./run.sh weights CONFIG --publish, then push with"
             " --weights OWNER/DATASET"
         )
-    for key, value, usual in (("split", config.split, "auto"), ("masks", config.masks, "")):
-        if value != usual:
+    for key, without in FILES.items():
+        value = getattr(config, key, without[0])
+        if value not in without:
             raise UserError(f"{key} = {value}: a file of this machine does not travel with a push: leave {key} out")
-    from net.checks import check  # here, for it loads torch
+    from net import checks, model  # here, for they load torch
 
-    check(config, registry.task_of(config))
+    checks.check(config, registry.task_of(config))
+    model.build(config, classes=2, weights="none")  # a size or a tag that the network has not
+    if given.weights and not model.pretrained(config.model_copy(update={"weights": "imagenet"})):
+        raise UserError(f"--weights {given.weights}: {config.model} is trained from scratch: leave --weights out")
     return config
 
 

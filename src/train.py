@@ -133,6 +133,12 @@ def mend(run: Run, prepared: Prepared, parts: np.ndarray, task: Task) -> None:
     was, and the record of the epochs."""
     if not (run / "folds.csv").is_file() or digest((run / "folds.csv").read_bytes()) != run.about["split"]:
         folds.keep(run, prepared.labelled, parts)
+    if not run.whole("best.pt"):
+        print(
+            f"WARNING: {shown(run / 'best.pt')} is lost: the run still answers, by its logits; to predict other images"
+            " with it, or to explain it, it has to be trained again, under another name=",
+            file=sys.stderr,
+        )
     if not run.whole("log.csv") and (last := learner.last_state(run, task)):
         write_rows(run / "log.csv", last["history"])
 
@@ -150,16 +156,11 @@ def record(run: Run, task: Task, prepared: Prepared, parts: np.ndarray, net: Net
     targets = table.targets[parts == "training"]
     counts = np.nansum(targets, axis=0).astype(int)
     say_what_is_rare(table.classes, counts, table.targets[parts == "validation"])
-    before = run.about.get("dtype", machine.precision)
-    if before != machine.precision:
-        print(
-            f"WARNING: this run began in {before} and goes on in {machine.precision}, on another device: "
-            "its bytes will not repeat",
-            file=sys.stderr,
-        )
+    machine.warn(run.about)
     run.save(
         synthetic=prepared.source.synthetic, config=config.model_dump(), data=str(prepared.source.folder),
         digest=prepared.learned, split=digest(folds.content(table, parts)), dtype=machine.precision,
+        threads=machine.threads,
         classes=table.classes, counts=counts.tolist(), rows=len(targets),
         prior=task.prior(targets, config.imbalance).tolist(), seed=config.seed, parameters=net.parameters_said(config),
         normalisation={"mean": net.mean.flatten().tolist(), "std": net.std.flatten().tolist()},

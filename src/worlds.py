@@ -247,8 +247,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--rows", type=int, default=50_000, help="rows that the expectations are taken over (50000)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the table there too")
     given = parser.parse_args(argv)
-    if given.seeds < 2 or given.rows < 1000:
-        raise UserError("--seeds must be 2 or more, and --rows 1000 or more")
+    if not (2 <= given.seeds <= 10**4 and 1000 <= given.rows <= 10**7):
+        raise UserError("--seeds must be 2 to 10000, and --rows 1000 to 10000000")
     if given.json and (given.json.is_dir() or not given.json.absolute().parent.is_dir()):
         raise UserError(f"--json {given.json}: name a file in a folder that exists")
     print(

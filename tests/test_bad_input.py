@@ -147,6 +147,10 @@ DATA = {
         lambda d: edit(d / "train.csv", line(0, lambda text: text.replace("id,", "name,"))),
         "train.csv lacks the column id: its columns are name",
     ),
+    "a class without a name": (
+        lambda d: edit(d / "train.csv", line(0, lambda text: text.replace("Mass", " "))),
+        "train.csv has a column without a name: name the class, or remove the column",
+    ),
     "no class columns": (
         lambda d: shutil.copy(d / "test.csv", d / "train.csv"),
         "train.csv needs a column for every class beside id",

@@ -3,6 +3,7 @@ misread."""
 
 import ast
 import base64
+import hashlib
 import io
 import json
 import re
@@ -56,6 +57,26 @@ def test_only_tracked_files_travel_whole(project):
     tracked = [name for name in tracked if not name.endswith((".md", ".png"))]
     assert content.namelist() == sorted(tracked) and "src/main.py" in tracked
     assert all(content.read(name) == (project / name).read_bytes() for name in tracked)
+
+
+def test_settings_that_are_written_like_the_launchers_places_stay_settings(project):
+    """And break neither its text nor the bundle within."""
+    odd = ["views=[original] #@@BUNDLE@@", '@@NAME@@="""""', "\\"]
+    names = {"__name__": "launcher"}
+    exec(compile(bundle.build("modelB", "modelB", odd, "x", "NvidiaTeslaT4").script, "script.py", "exec"), names)
+    assert names["SETTINGS"] == odd
+    assert hashlib.sha256(base64.b64decode(names["BUNDLE"])).hexdigest() == names["DIGEST"]
+
+
+@pytest.mark.parametrize("place", ["configs/modelB.yaml", "src/core"])
+def test_what_a_symbolic_link_leads_to_does_not_travel(place, project, tmp_path):
+    """Neither a tracked link, nor a folder that became one."""
+    (project / place).rename(tmp_path / "elsewhere")
+    (project / place).symlink_to(tmp_path / "elsewhere")
+    if place.endswith("yaml"):
+        subprocess.run(["git", "-C", str(project), "add", "."], check=True)
+    with pytest.raises(UserError, match=f"{place}.*: a symbolic link does not travel"):
+        bundle.build("modelB", "modelB", [], "x", "NvidiaTeslaT4")
 
 
 def launcher(script: str, kaggle: Path) -> dict:

@@ -1,6 +1,7 @@
 """The packed array, the data set and the order of an epoch."""
 
 import os
+import re
 import shutil
 import threading
 from collections import Counter
@@ -10,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from core import priors
 from core.errors import UserError
@@ -64,6 +65,54 @@ def test_kinds_of_images_become_the_same_grey(tmp_path):
     pack, failed = images_pack.pack(tmp_path, [path.name for path in tmp_path.glob("*.png")], 32)
     packed = np.load(pack.array)
     assert not failed and (packed == packed[0]).all()  # the non-square image was squeezed alike
+
+
+def test_floating_point_images_are_shares_of_white_or_go_to_255(tmp_path):
+    image = grey(tmp_path / "grey.png")
+    path = tmp_path / "float.tiff"
+    for pixels in (image / np.float32(255), image.astype(np.float32)):
+        Image.fromarray(pixels.astype(np.float32)).save(path)
+        assert (images_pack.decode(path) == image).all()
+    Image.fromarray(image.astype(np.int32) * 257).save(path)
+    assert (images_pack.decode(path) == image).all()
+
+
+@pytest.mark.parametrize("pixels", [np.float32(np.nan), np.float32(256), np.float32(-1), np.int32(65536), np.int32(-1)])
+def test_pixels_beyond_their_range_are_named(pixels, tmp_path):
+    """They would become black or white in silence."""
+    odd = np.zeros((32, 32), pixels.dtype)
+    odd[3, 3] = pixels
+    Image.fromarray(odd).save(tmp_path / "odd.tiff")
+    _, failed = images_pack.pack(tmp_path, ["odd.tiff"], 32)
+    assert re.fullmatch(r"pixels from \S+ to \S+, where 0 to (255|65535) are wanted: .*", failed["odd.tiff"])
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "tiff"])
+def test_exif_says_how_an_image_is_turned(kind, tmp_path):
+    """Orientation 6: to be turned by 90° clockwise; 1 and damaged EXIF: as it is."""
+    image = np.repeat(np.repeat(grey(tmp_path / "grey.png")[::8, ::8], 8, 0), 8, 1)  # as JPEG keeps it
+    for orientation, wanted in ((1, image), (6, np.rot90(image, -1)), (3, np.rot90(image, 2))):
+        picture = Image.fromarray(image)
+        exif = picture.getexif()
+        exif[0x112] = orientation
+        picture.save(tmp_path / f"turned.{kind}", exif=exif, **({"quality": 100} if kind == "jpg" else {}))
+        found = images_pack.decode(tmp_path / f"turned.{kind}")
+        assert found.shape == wanted.shape and np.abs(found.astype(int) - wanted).max() <= 2
+    if kind != "tiff":
+        Image.fromarray(image).save(tmp_path / f"odd.{kind}", exif=b"Exif\0\0damaged")
+        assert images_pack.decode(tmp_path / f"odd.{kind}").shape == image.shape
+
+
+def test_only_image_formats_that_are_wanted_are_opened(tmp_path, monkeypatch):
+    """EPS would start Ghostscript."""
+    image = grey(tmp_path / "grey.png")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("a program was started"))
+    names = []
+    for kind in ("EPS", "PCX", "TGA", "PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000"):
+        names.append(f"{kind}.png")
+        Image.fromarray(image).save(tmp_path / names[-1], kind)
+    _, failed = images_pack.pack(tmp_path, names, 32)
+    assert failed == dict.fromkeys(["EPS.png", "PCX.png", "TGA.png"], "not an image")
 
 
 def test_a_second_call_decodes_nothing(folder, monkeypatch, capsys):

@@ -14,7 +14,7 @@ import safetensors.torch
 import timm
 
 from conftest import TINY
-from core import files, logits_file, submission
+from core import config, files, logits_file, submission
 from images import labels
 from kaggle_double import KEY, USERNAME, Double
 from leaderboard import bundle, client
@@ -306,7 +306,14 @@ def test_weights_are_fetched_into_a_file_that_a_run_can_use(home, call, monkeypa
     assert all((net.body.state_dict()[key] == value).all() for key, value in wanted.state_dict().items())
 
 
-def test_what_is_asked_wrongly(service, home, call):
+def test_what_is_asked_wrongly(service, home, call, monkeypatch, tmp_path):
+    (tmp_path / "my.pth").write_text("")
+    (tmp_path / "configs").mkdir()
+    for path in (files.ROOT / "configs").glob("*.yaml"):
+        shutil.copy(path, tmp_path / "configs")
+    text = (files.ROOT / "configs/modelB.yaml").read_text()
+    (tmp_path / "configs/mine.yaml").write_text(re.sub("weights: .*", "weights: my.pth", text))
+    monkeypatch.setattr(config, "ROOT", tmp_path)
     for argv, sentence in (
         (["push", "modelZ"], "there is no configuration"),
         (["push", "demo"], "the key task is missing"),
@@ -317,6 +324,18 @@ def test_what_is_asked_wrongly(service, home, call):
             ["push", "modelB", "split=folds.csv"],
             "split = folds.csv: a file of this machine does not travel with a push",
         ),
+        *(
+            (["push", "modelB", f"{key}=@@BUNDLE@@"], f"{key} = @@BUNDLE@@: a file of this machine does not travel")
+            for key in ("split", "masks", "groups")
+        ),
+        (["push", "mine"], "weights = my.pth: a file of this machine does not travel with a push"),
+        (["push", "modelB", "imbalance=sampler:0.5+loss_weights:0.5"], "each of them shifts the class prior"),
+        (["push", "modelB", "rule=foo"], "rule = 'foo': a competition run decides by one of"),
+        (["push", "modelB", "model=nope"], "model = 'nope' is no timm model"),
+        (["push", "modelB", "model=convnext_tiny.nope"], "model = 'convnext_tiny.nope' cannot be made"),
+        (["push", "modelB", "model=cspresnet50d"], "weights = imagenet: cspresnet50d has none"),
+        (["push", "modelB", "model=vit_tiny_patch16_224", "weights=none"], "takes images of 224 pixels only"),
+        (["push", "modelB", "model=cnn3", "--weights", "me/mine"], "cnn3 is trained from scratch: leave --weights out"),
         (["push", "modelB", "--hours", "30"], "hours"),
         (["push", "modelB", "hours=0"], "give --hours H"),
         (["push", "modelB", "weights=my.pth"], "--weights OWNER/DATASET"),
@@ -332,6 +351,15 @@ def test_what_is_asked_wrongly(service, home, call):
     ):
         refused(call(*argv), sentence)
     assert not service.pushes
+
+
+@pytest.mark.parametrize(("key", "value"), [("settings", 5), ("settings", [5]), ("ref", None), ("time", "noon")])
+def test_a_record_of_a_push_that_was_damaged(key, value, service, home, call):
+    """Missing or of another kind."""
+    whole = dict.fromkeys(("ref", "run_id", "bundle", "name"), "x") | {"version": 1, "time": 1, "settings": []}
+    files.write_json(home / "pushed/modelB.json", whole | {"weights": None, "no_internet": False, key: value})
+    for command in (["status"], ["fetch"], ["push", "--resume"]):
+        refused(call(command[0], "modelB", *command[1:]), f"lacks {key}, or holds something else: push again")
 
 
 def test_credentials(home, call, monkeypatch, tmp_path):

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from core.errors import UserError
+from core.errors import UserError, command
 
 LIST = """
 CONFIGS [--data DIR] [--demo] [--collect DIR ...] [key=value ...]
@@ -95,6 +94,15 @@ class Parser(argparse.ArgumentParser):
         called = "CONFIG" if script == "main" else called
         super().__init__(prog=called, usage=f"./run.sh {called} {usage}".rstrip(), description=does)
 
+    def parse_known_args(self, args=None, namespace=None):
+        for before, word in zip(["", *args], args, strict=False):
+            if not word or re.fullmatch("--[a-z-]+=", word):
+                what = (word or f"{before} ''").strip()
+                raise UserError(
+                    f"{what} is empty, as an unset variable of the shell leaves it: fill it in, or leave it out"
+                )
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str):
         raise UserError(f"{message} ({' '.join(self.format_usage().split())})")
 
@@ -111,4 +119,4 @@ def markdown() -> list[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(markdown() if "--markdown" in sys.argv else listed()))
+    raise SystemExit(command(lambda argv: print("\n".join(markdown() if "--markdown" in argv else listed()))))

@@ -27,6 +27,9 @@ def later(default, **limits):
     return Field(default, json_schema_extra={"later": True}, **limits)
 
 
+LARGEST, DEEPEST = 10**6, 50  # characters of a YAML file, and values; levels of it
+
+
 Strength = Annotated[float, Field(gt=0, le=2)]
 HEAD = r"^(none|{0}(->{0})*)$".format(r"[1-9]\d{0,4}/(0|0?\.\d+)")
 
@@ -236,22 +239,71 @@ def layered(
         if not equals or not key:
             raise UserError(f"{override!r} is not understood: settings are given as key=value, for example lr=5e-5")
         try:
-            values[key] = yaml.safe_load(text) if text.startswith("[") else text
-        except (yaml.YAMLError, ValueError) as error:  # a date that is none is a ValueError
-            raise UserError(f"{override!r} is not understood: a list is written [one, two]") from error
-        origin[key] = f"the command line ({override})"
+            values[key] = parsed(text) if text.startswith("[") else text
+        except ValueError as error:
+            raise UserError(f"{cut(override)!r} is not understood: a list is written [one, two]") from error
+        origin[key] = f"the command line ({cut(override)})"
     return values, origin
 
 
 def read_yaml(path: Path) -> dict:
     """The keys and values of a YAML file. Raises UserError for one that cannot be read or holds something else."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = parsed(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise UserError(f"{shown(path)} is no readable YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"{shown(path)} must hold `key: value` lines")
     return content
+
+
+def parsed(text: str) -> object:
+    """What a text in YAML says: plain values, lists and mappings. Raises ValueError for one that says nothing, or says
+    one thing twice, or is larger or deeper than a person writes."""
+    if len(text) > LARGEST:
+        raise ValueError(f"it has {len(text):,} characters, and a configuration has no more than {LARGEST:,}")
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        size, levels = _extent(node, {})
+        if size > LARGEST:
+            raise ValueError(f"its aliases (*) make it larger than {LARGEST:,} values: write it out")
+        if levels > DEEPEST:
+            raise RecursionError
+        return loader.construct_document(node)
+    except (yaml.YAMLError, OverflowError) as error:
+        raise ValueError(str(error)) from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _extent(node: yaml.Node, known: dict[yaml.Node, tuple[int, int]]) -> tuple[int, int]:
+    """How many values a node has, those of its aliases each time that they stand there, and on how many levels. Raises
+    ValueError for a key that stands twice in a mapping, RecursionError for a node within itself."""
+    if node not in known:
+        inside = node.value if isinstance(node, yaml.CollectionNode) else []
+        if isinstance(node, yaml.MappingNode):
+            _refuse_twice([key for key, _ in node.value])
+            inside = [one for pair in node.value for one in pair]
+        found = [_extent(one, known) for one in inside]
+        known[node] = 1 + sum(size for size, _ in found), 1 + max((levels for _, levels in found), default=0)
+    return known[node]
+
+
+def _refuse_twice(keys: Sequence[yaml.Node]) -> None:
+    lines: dict[str, int] = {}
+    for key in keys:
+        name, line = str(key.value), key.start_mark.line + 1
+        if name in lines:
+            raise ValueError(f"the key {cut(name)} stands twice, in line {lines[name]} and in line {line}: keep one")
+        lines[name] = line
+
+
+def cut(text: str) -> str:
+    """A text as a sentence can hold it."""
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def checked(kind: type[Config], values: dict, origin: dict[str, str]) -> Config:
@@ -282,7 +334,8 @@ def checked(kind: type[Config], values: dict, origin: dict[str, str]) -> Config:
                 if fault["loc"][0] == first["loc"][0]
             )
         )
-        raise UserError(f"{where}: {key} = {values[key]!r} will not do: {reason[0].lower()}{reason[1:]}") from error
+        said = cut(repr(values[key]))
+        raise UserError(f"{where}: {key} = {said} will not do: {reason[0].lower()}{reason[1:]}") from error
 
 
 def differences(old: dict, new: dict) -> list[str]:

@@ -9,6 +9,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 from core.stopping import Terminated, terminable
 
@@ -29,9 +30,12 @@ def some(names, most: int = 8) -> str:
 def command(main: Callable[[list[str]], None], argv: list[str] | None = None) -> int:
     """Run a script's main and return the exit code: 0 done, 2 a user's mistake or a full disk, 130 Ctrl-C, 143
     SIGTERM."""
+    _open_streams()
     try:
         with terminable():
             main(sys.argv[1:] if argv is None else argv)
+            if sys.stdout:
+                sys.stdout.flush()  # what cannot be written is noticed here, and not after the end
     except UserError as error:
         return _say(str(error), 2)
     except Terminated:
@@ -39,8 +43,12 @@ def command(main: Callable[[list[str]], None], argv: list[str] | None = None) ->
     except KeyboardInterrupt:
         return _say(INTERRUPTED, 130)
     except BrokenPipeError:  # the reader, such as `| head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 1
+    except RuntimeError as error:  # torch raises it where a worker died, also from a signal, wherever this process is
+        if not str(error).startswith("DataLoader worker") and "</torch_" not in str(error):  # its piece of /dev/shm
+            raise
+        return _say(WORKER, 2)
     except OSError as error:
         if error.errno in FULL_DISK:
             return _say(
@@ -54,13 +62,43 @@ def command(main: Callable[[list[str]], None], argv: list[str] | None = None) ->
     return 0
 
 
+WORKER = (
+    "a process that loads images died, as it does when it is killed or when memory or shared memory (/dev/shm) is full:"
+    " run the same command again, with workers=0 if it dies again"
+)
 INTERRUPTED = "interrupted; run the same command again: training goes on where it was saved"
 
 
 def _say(sentence: str, code: int) -> int:
-    sys.stdout.flush()
-    print(f"error: {sentence}" if code == 2 else f"\n{sentence}", file=sys.stderr)
+    """Say it on stderr, or on stdout where that is closed or full."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:
+        _drop_output()
+    for stream in (sys.stderr, sys.stdout):
+        with suppress(OSError):
+            print(f"error: {sentence}" if code == 2 else f"\n{sentence}", file=stream, flush=True)
+            break
     return code
+
+
+def _open_streams() -> None:
+    """Let every letter be printed on every terminal, ASCII ones too. Where a stream is closed its number is taken here,
+    or a library's warnings would be written into the next file that is opened."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """Nothing more goes to stdout, where it cannot be written; Python would try again at its end."""
+    if sys.stdout:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _quiet_interrupt(kind, value, trace):

@@ -66,11 +66,23 @@ def write_bytes(path: Path, content: bytes) -> None:
         part.write_bytes(content)
 
 
+def _bytes(text: str) -> bytes:
+    """UTF-8; the name of a folder that is none is written with its odd bytes as \\udcXX, which JSON reads back."""
+    return text.encode(errors="backslashreplace")
+
+
 def write_json(path: Path, content: dict) -> None:
-    write_bytes(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_bytes(path, _bytes(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"))
+
+
+def refuse_special(path: Path) -> None:
+    """Raises UserError for a pipe or a device, which might never end."""
+    if not (path.is_file() or path.is_dir()) and path.exists():
+        raise UserError(f"{shown(path)} is no regular file: give one that lies on a disk")
 
 
 def read_json(path: Path) -> dict:
+    refuse_special(Path(path))
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -91,4 +103,4 @@ def write_rows(path: Path, rows: Sequence[dict]) -> None:
     )
     writer.writeheader()
     writer.writerows(rows)
-    write_bytes(path, text.getvalue().encode())
+    write_bytes(path, _bytes(text.getvalue()))

@@ -2,7 +2,6 @@
 together."""
 
 import io
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -11,8 +10,9 @@ import numpy as np
 
 from core import priors
 from core.errors import UserError, some
-from core.files import shown, write_bytes
+from core.files import refuse_special, shown, write_bytes
 
+LARGEST = 4 * 10**9  # bytes of what a logits file holds
 TINY = 1e-9  # a probability's floor before its logarithm
 
 
@@ -61,11 +61,14 @@ KINDS = {  # of the fields' numbers or text, in numpy's letters
 def read_logits(path: Path) -> Logits:
     """Read and check a logits file. Raises UserError for a missing, truncated, mis-shaped or non-finite one."""
     where = shown(path)
+    refuse_special(Path(path))
     try:
         content = _loaded(path, where)
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{where} cannot be read ({error.strerror or error})") from error
-    except (ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zip, decompression, number and memory errors: each means that the file is damaged
         raise UserError(f"{where} is truncated or no .npz file of this kit: make it again") from error
     _check_shapes(content, where)
     _check_names(content, where)
@@ -78,6 +81,9 @@ def _loaded(path: Path, where: str) -> Logits:
         missing = [name for name in KINDS if name not in archive.files]
         if missing:
             raise UserError(f"{where} lacks {some(missing)}: it is no logits file of this kit")
+        size = sum(archive.zip.getinfo(f"{name}.npy").file_size for name in KINDS)
+        if size > LARGEST:
+            raise UserError(f"{where} holds {size / 1e9:,.0f} GB, and a logits file no more than {LARGEST / 1e9:.0f}")
         found = {name: archive[name] for name in KINDS}
     for name, kinds in KINDS.items():
         if found[name].dtype.kind not in kinds:
@@ -104,6 +110,8 @@ def _check_names(content: Logits, where: str) -> None:
     for what, names in (("ids", content.ids), ("classes", content.classes)):
         found, times = np.unique(names, return_counts=True)
         odd = found[(times > 1) | (found == "")]
+        if any("\ud800" <= letter <= "\udfff" for letter in "".join(found.tolist())):  # no file could hold them
+            raise UserError(f"{where}: {what} have characters that no text has (surrogates): make it again")
         if len(odd):
             said = some(repr(str(one)) for one in odd)
             raise UserError(f"{where}: {what} must be different names; twice or empty: {said}")

@@ -2,12 +2,14 @@
 
 import fcntl
 import os
+import re
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from core.about import wrong
 from core.errors import UserError, some
 from core.files import ROOT, digest, home, read_json, shown, write_json
 
@@ -17,6 +19,8 @@ STARTED = time.monotonic()
 def elapsed() -> float:
     """Seconds since this process began, or since `CXR_STARTED` (Unix time) where another one began the session."""
     session = os.environ.get("CXR_STARTED")
+    if session and not re.fullmatch(r"\d+(\.\d*)?", session):
+        raise UserError(f"CXR_STARTED = {session!r} is no number of seconds since 1970: unset it")
     return time.time() - float(session) if session else time.monotonic() - STARTED
 
 
@@ -97,17 +101,21 @@ class Run:
 
 
 NEEDED = ("config", "data", "classes", "counts", "rows", "prior", "state")  # in run.json
-KINDS = {
-    "config": dict, "data": str, "classes": list, "counts": list, "rows": int, "prior": list, "state": str,
-    "timings": dict, "versions": dict, "parameters": dict, "best_epoch": int | None, "predicted": list,
-    "joined": list, "sums": dict,
-}  # fmt: skip
 
 
 def whole(folder: Path, about: dict, name: str) -> bool:
     """Whether a run's file is there, and as it was when its run.json took note of it, which not every version did."""
     path, noted = folder / name, about.get("sums", {}).get(name)
     return path.is_file() and noted in (None, digest(path.read_bytes()))
+
+
+def require_whole(folder: Path, about: dict, name: str) -> None:
+    """Raises UserError for a file of a run that is not as the run wrote it."""
+    if not whole(folder, about, name):
+        raise UserError(
+            f"{shown(folder / name)} is not as this run wrote it: run the main job on it once more, which makes it"
+            " again where that is possible"
+        )
 
 
 def read_run(folder: Path) -> dict:
@@ -131,8 +139,7 @@ def read_run_json(path: Path) -> dict:
         about = read_json(path)
     except UserError as error:
         raise UserError(f"{str(error).partition(':')[0]}: {AGAIN}") from error
-    odd = [key for key, kind in KINDS.items() if key in about and not isinstance(about[key], kind)]
-    if odd:
+    if odd := wrong(about):
         raise UserError(f"{shown(path)} holds something else at {some(odd)} than a run has there: {AGAIN}")
     return about
 

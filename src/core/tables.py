@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import UserError, some
-from core.files import shown
+from core.files import refuse_special, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +23,7 @@ def read_table(path: Path, needed: Sequence[str] = (), what: str = "") -> pd.Dat
     `needed` that are not there (`what` says what file is wanted), and for rows with more or fewer cells than the
     header, which pandas alone would fill, cut or shift.
     """
+    refuse_special(path)
     try:
         header = _header(path)
         missing = [name for name in needed if name not in header]

@@ -18,6 +18,11 @@ def find(given: str | None, slug: str, layout: Layout) -> Source | None:
     A place that was named by the user is used or refused, never passed over for the next one.
     """
     for origin, place in (("--data", given), ("CXR_DATA", os.environ.get("CXR_DATA"))):
+        if place == "":
+            raise UserError(
+                f"{origin} is empty, as an unset variable of the shell leaves it: name the folder of the data set, or"
+                " unset it"
+            )
         if place:
             return opened(Path(place), f"{origin} {place}", layout)
     mounts = (KAGGLE_INPUT / "competitions" / slug, KAGGLE_INPUT / slug)

@@ -26,6 +26,7 @@ from PIL import Image
 
 from core.errors import UserError
 from core.files import digest, shown
+from images.pack import FORMATS
 
 SIDE = 512  # pixels: the square frame that the mask is made in, whatever the image's shape
 MARGIN = 0.03  # of the side of the square around the lungs, added at each of its edges
@@ -147,7 +148,7 @@ class Masks(Cropper):
         if path is None:
             return None
         try:
-            with Image.open(path) as found:
+            with Image.open(path, formats=FORMATS) as found:
                 deep = found.mode.startswith(("I", "F"))  # more than 8 bits, which a conversion to grey would cut off
                 return np.asarray(found if deep else found.convert("L")) > 0
         except Exception as error:  # Pillow raises many kinds for a broken file

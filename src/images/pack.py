@@ -12,18 +12,20 @@ import time
 import zlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from core.errors import UserError, some
 from core.files import atomic, digest, home, shown, write_json
 
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")  # others may start programs, as EPS does
 CHUNK = 64  # images a thread decodes before it reports
 
 
@@ -217,9 +219,25 @@ def _decode_rows(
 
 
 def decode(path: Path) -> np.ndarray:
-    """Read an image as 8-bit grey [H, W]. Raises Pillow's errors for what is no image, or a truncated one."""
-    with Image.open(path) as image:
+    """Read an image as 8-bit grey [H, W], turned as its EXIF orientation says; floating-point pixels are shares of full
+    white, or from 0 to 255. Raises Pillow's errors for what is no image, or a truncated one, and ValueError for pixels
+    beyond what their kind can say."""
+    # handed a path Pillow maps a plain TIFF, and misreads one that is to be turned
+    with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
+        with suppress(SyntaxError):  # damaged EXIF says nothing
+            ImageOps.exif_transpose(image, in_place=True)
         if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow's own conversion would clip at 255
-            pixels = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
+            pixels = _within(np.asarray(image), 65535).astype(np.uint32)
             return ((pixels + 128) // 257).astype(np.uint8)
+        if image.mode == "F":
+            pixels = _within(np.asarray(image), 255)
+            if pixels.max() <= 1:
+                return np.rint(pixels * 255).astype(np.uint8)
         return np.asarray(image.convert("L"))
+
+
+def _within(pixels: np.ndarray, white: int) -> np.ndarray:
+    low, high = pixels.min(), pixels.max()
+    if not (low >= 0 and high <= white):  # NaN is neither
+        raise ValueError(f"pixels from {low:g} to {high:g}, where 0 to {white} are wanted: save it as 8 or 16 bits")
+    return pixels

@@ -27,7 +27,7 @@ from images import phantom
 from images.phantom import Sign
 
 IMAGES, SIZE, SEED = 1500, 128, 0
-FEWEST = 60  # images of any set
+FEWEST, MOST = 60, 10**6  # images of any set
 LEAST = 57  # images of the competition's rarest class: 15 for the test part, 15 for validation, 27 to learn from
 TEST_SHARE = 0.27
 NO_FINDING = "No Finding"
@@ -266,8 +266,8 @@ def make(
     folder = folder.resolve()
     if layout not in LAYOUTS:
         raise UserError(f"there is no layout {layout!r}: choose {' or '.join(LAYOUTS)}")
-    if images < FEWEST:
-        raise UserError(f"a demo set needs at least {FEWEST} images, not {images}")
+    if not FEWEST <= images <= MOST:
+        raise UserError(f"a demo set has at least {FEWEST} images and at most {MOST:,}, not {images:,}")
     if not 32 <= size <= 2048:
         raise UserError(f"a demo image is 32 to 2048 pixels wide, not {size}")
     if seed < 0:

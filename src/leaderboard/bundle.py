@@ -67,8 +67,9 @@ def build(
         "name": name, "config": config, "settings": settings, "digest": digest, "run_id": run_id,
         "accelerator": accelerator, "locked": _tested_with(), "weights": weights, "resume": resume,
     }  # fmt: skip
-    for key, value in (("NAME", name), ("PUSH", json.dumps(given)), ("BUNDLE", encoded)):
-        script = script.replace(f"@@{key}@@", value)
+    values = {"NAME": name, "PUSH": json.dumps(given), "BUNDLE": encoded}
+    # all at once: a setting that is written like one of them stays as it is
+    script = re.sub("@@(NAME|PUSH|BUNDLE)@@", lambda place: values[place[1]], script)
     compile(script, "script.py", "exec")
     if len(script.encode()) >= LIMIT:
         raise UserError(
@@ -98,6 +99,12 @@ def _tracked() -> list[Path]:
     gone = [shown(path) for path in paths if not path.is_file()]
     if gone:
         raise UserError(f"git tracks files that are not here: {some(gone)}")
+    within = {path: [place for place in (path, *path.parents) if ROOT in place.parents] for path in paths}
+    links = [path.relative_to(ROOT) for path in paths if any(place.is_symlink() for place in within[path])]
+    if links:
+        raise UserError(
+            f"{some(links)}: a symbolic link does not travel, for it may lead to anything: put the file itself there"
+        )
     if not paths:
         raise UserError(f"git tracks nothing in src/ and configs/ of {ROOT}")
     return paths

@@ -8,7 +8,10 @@ from core.errors import UserError, some
 from core.files import home, read_json, shown, write_json
 
 ENDED = {"COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED", "CANCELLED"}
-KEYS = ("ref", "version", "run_id", "bundle", "name", "time", "settings", "weights", "no_internet")
+KEYS = {
+    "ref": str, "version": int, "run_id": str, "bundle": str, "name": str, "time": int, "settings": list,
+    "weights": str | None, "no_internet": bool,
+}  # fmt: skip
 
 
 def _record(config: str) -> Path:
@@ -28,9 +31,9 @@ def last_push(config: str) -> dict:
     if not path.is_file():
         raise UserError(f"{config} was never pushed from here: ./run.sh push {config}")
     found = read_json(path)
-    missing = [key for key in KEYS if key not in found]
-    if missing:
-        raise UserError(f"{shown(path)} lacks {some(missing)}: push again")
+    missing = [key for key, kind in KEYS.items() if not isinstance(found.get(key), kind)]
+    if missing or not all(isinstance(setting, str) for setting in found["settings"]):
+        raise UserError(f"{shown(path)} lacks {some(missing or ['settings'])}, or holds something else: push again")
     return found
 
 

@@ -30,6 +30,8 @@ def keep(path: Path, name: Path) -> None:
         os.replace(part, name)
     except OSError:  # a file system without hard links: for a moment the first name is gone
         os.replace(path, name)
+    finally:
+        part.unlink(missing_ok=True)  # it stays where both names are one file already
 
 
 def load(path: Path, device: torch.device, keys: Iterable[str]) -> dict:

@@ -80,11 +80,11 @@ def _epochs(learner: Learner, batches: Batches, loss: Loss, task: Task, run: Run
             "validation_seconds": round(seconds, 2), "seconds": round(trained.seconds + time.monotonic() - start, 1),
         }  # fmt: skip
         better = figures[task.monitored] > learner.best
-        if better or last:  # before last.pt: killed in between, the epoch is done again and writes the same best.pt
-            keep_best(learner, task, run, row)
         with unbroken():
             learner.end(row, figures[task.monitored], frozen)
         learner.save(run)
+        if better or last:  # after last.pt, which holds these weights: killed in between, it is written from there
+            keep_best(learner, task, run, row)
         write_rows(run / "log.csv", learner.history)
         say(learner.history, list(figures), config.epochs, better and not last)
     return True

@@ -178,7 +178,9 @@ def last_state(run: Run, task: Task) -> dict | None:
         except UserError as error:
             _warn(f"{error}: the one before it is used, if there is one")
             continue
-        fault = _lost_best(found, run, task)
+        # a version before this one wrote best.pt first, and one that is damaged may have had the next best epoch
+        ahead = path.name == "previous.pt" or "under_way" not in found
+        fault = _lost_best(found, run, task, ahead)
         if fault and not _has_best(found, task):
             _warn(f"{fault}: training starts over")
             return None
@@ -217,8 +219,9 @@ def _has_best(last: dict, task: Task) -> bool:
     return latest and (not inside or task.config.monitor == "last")
 
 
-def _lost_best(last: dict, run: Run, task: Task) -> str:
-    """Why best.pt does not hold the best epoch of that state; nothing where it does."""
+def _lost_best(last: dict, run: Run, task: Task, ahead: bool) -> str:
+    """Why best.pt does not hold the best epoch of that state, or with `ahead` a later one, which will be done again;
+    nothing where it does."""
     history, monitored = last["history"], task.monitored
     if not history:
         return ""
@@ -227,7 +230,6 @@ def _lost_best(last: dict, run: Run, task: Task) -> str:
     except UserError as error:
         return str(error)
     row = _best_row(history, task)
-    # later than the state: it was killed before last.pt was written, and that epoch is done again
-    if best["epoch"] <= len(history) and (best["epoch"], best[monitored]) != (row["epoch"], row[monitored]):
-        return f"{shown(run / 'best.pt')} is not of epoch {row['epoch']}, the best of this run"
-    return ""
+    if (best["epoch"], best[monitored]) == (row["epoch"], row[monitored]) or ahead and best["epoch"] > len(history):
+        return ""
+    return f"{shown(run / 'best.pt')} is not of epoch {row['epoch']}, the best of this run"

@@ -1,10 +1,13 @@
 """The machinery of a run: device, precision and worker processes. None of it belongs to a task or a model."""
 
 import os
+import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +15,9 @@ from torch import nn
 
 from core.config import Config
 from core.errors import UserError
+
+SHARED = Path("/dev/shm")  # through which Linux hands the workers' batches over; in a container of Docker's 64 MB
+AHEAD = 2 * 3  # batches that lie there for each worker: two of training, and two of the twice as large validation ones
 
 
 @dataclass(frozen=True)
@@ -42,12 +48,23 @@ class Machine:
     def precision(self) -> str:
         return str(self.dtype).removeprefix("torch.")
 
+    @property
+    def threads(self) -> int:
+        """Of the CPU that computes, for their number parts the sums; 0 where a GPU does."""
+        return torch.get_num_threads() if self.device.type == "cpu" else 0
+
+    def warn(self, about: dict) -> None:
+        """Say so when a run of that run.json began on a machine whose sums have other last digits."""
+        for what, now in (("dtype", self.precision), ("threads", self.threads)):
+            before = about.get(what, now)
+            if before != now:
+                print(
+                    f"WARNING: this run began with {what} = {before} and goes on with {now}: its bytes will not repeat",
+                    file=sys.stderr,
+                )
+
     def __str__(self) -> str:
-        name = (
-            torch.cuda.get_device_name(self.device)
-            if self.device.type == "cuda"
-            else f"CPU, {torch.get_num_threads()} threads"
-        )
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"CPU, {self.threads} threads"
         return f"{name}, {self.precision}, {self.workers} loader workers"
 
 
@@ -76,6 +93,7 @@ def pick(config: Config) -> Machine:
     best = torch.bfloat16 if bf16 else torch.float16 if on_gpu else torch.float32
     dtype = {"auto": best, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[config.precision]
     workers = (min(os.cpu_count(), 8) if on_gpu else 0) if config.workers == "auto" else config.workers
+    workers = _that_fit(workers, config)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it deterministic matrix products raise
     torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
     # a debugging aid that costs a pass over every new tensor
@@ -96,6 +114,22 @@ def sufficient(config: Config) -> Iterator[None]:
         raise UserError(
             f"the GPU's memory does not hold batch = {config.batch} at size = {config.size}: {advice}"
         ) from error
+
+
+def _that_fit(workers: int, config: Config) -> int:
+    """So many loader workers as shared memory has room for; says so where they are fewer."""
+    if not workers or sys.platform != "linux":
+        return workers
+    free = shutil.disk_usage(SHARED).free if SHARED.is_dir() else 0
+    each = AHEAD * config.batch * config.size**2
+    fitting = min(workers, free // each)
+    if fitting < workers:
+        print(
+            f"note: workers = {fitting}, for {SHARED} has {free / 1e6:.0f} MB free and each of {workers} loader workers"
+            f" needs {each / 1e6:.0f} MB there; in a container, --shm-size=1g gives more",
+            file=sys.stderr,
+        )
+    return fitting
 
 
 def _cpu_has_bf16() -> bool:

@@ -181,6 +181,14 @@ def check(config: Config) -> None:
         near = timm.list_models(f"*{config.model.split('.')[0].split('_')[0]}*")[:5]
         known = f"; there are {some(near)}" if near else ""
         raise UserError(f"model = {config.model!r} is no timm model, nor cnn1 to cnn7{known}")
+    try:
+        known = timm.get_pretrained_cfg(config.model)
+    except RuntimeError as error:  # an unknown tag behind a known architecture
+        raise UserError(f"model = {config.model!r} cannot be made: {error}") from error
+    if config.weights == "imagenet" and not (known and known.has_weights):
+        raise UserError(
+            f"weights = imagenet: {config.model} has none: give weights=FILE, or weights=none for random ones"
+        )
     if config.weights not in ("imagenet", "none") and not Path(config.weights).is_file():
         raise UserError(f"weights = {config.weights}: there is no such file")
 
@@ -203,8 +211,6 @@ def build(config: Config, classes: int, weights: str) -> Net:
     further = {"drop_path_rate": config.drop_path} if config.drop_path else {}
     try:
         body = timm.create_model(config.model, num_classes=0, **further)
-    except RuntimeError as error:  # an unknown tag behind a known architecture
-        raise UserError(f"model = {config.model!r} cannot be made: {error}") from error
     except TypeError as error:
         if not further:
             raise

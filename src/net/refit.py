@@ -24,7 +24,7 @@ from core import priors
 from core.config import Config
 from core.data_set import Table
 from core.errors import UserError
-from core.runs import Run
+from core.runs import Run, require_whole
 from core.task import Task
 from images.pack import Pack
 from net import checkpoint, features, heads
@@ -49,6 +49,13 @@ def check(config: Config, task: Task) -> None:
 def file(config: Config) -> str:
     """The checkpoint that a run of this configuration answers by."""
     return "best.pt" if config.refit == "none" else "refit.pt"
+
+
+def answering(net: Net, config: Config, run: Run, device: torch.device) -> None:
+    """Load the checkpoint that a run answers by into its network. Raises UserError for one that is damaged, or not as
+    the run wrote it."""
+    require_whole(run.folder, run.about, file(config))
+    checkpoint.load_into({"model": net}, run / file(config), device)
 
 
 def refit(net: Net, task: Task, pack: Pack, learn: Table, machine: Machine, run: Run, epoch: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from core.config import Config
 from core.errors import UserError
 from core.files import read_json, shown
 from core.logits_file import Logits, read_logits
-from core.runs import read_run, whole
+from core.runs import read_run, require_whole
 from core.task import Evidence, Rows, Task
 from images.labels import aligned, read_one_hot
 from tasks import registry
@@ -121,11 +121,7 @@ class Opened:
                 f"{shown(self.folder)} has no {name} yet: run the main job on it, "
                 f"./run.sh CONFIG name={self.folder.resolve().name} with the run's settings"
             )
-        if not whole(self.folder, self.about, name):
-            raise UserError(
-                f"{shown(self.folder / name)} is not as this run wrote it: run the main job on it once more, which"
-                " makes it again"
-            )
+        require_whole(self.folder, self.about, name)
         return self.folder / name
 
 
