@@ -111,6 +111,8 @@ class Session:
     """Starts processes of the main job, each in a moment because the modules are loaded already."""
 
     def __init__(self):
+        # what a killed process leaves of tqdm's lock is no news here
+        os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["main"])
 

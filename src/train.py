@@ -80,7 +80,8 @@ def train(task: Task, source: Source, run: Run) -> Prepared:
     config, machine = task.config, machinery.pick(task.config)
     found = prepare.tables(source, task)
     done = finished(run, config)
-    last = None if done else learner.last_state(run, task)
+    state = None if done else learner.last_state(run, task)
+    last = None if not state or state["lost"] else state
     if not done:  # before packing, so that missing weights are said at once; a run that goes on has its own
         net = model.build(config, len(found.labelled.classes), "none" if last else config.weights)
     with run.timed("prepare"):
@@ -95,8 +96,8 @@ def train(task: Task, source: Source, run: Run) -> Prepared:
         return prepared
 
     identity = identified(config, prepared, parts)
-    if last:
-        learner.require_same(last, identity, run)
+    if state:
+        learner.require_same(state, identity, run)
     record(run, task, prepared, parts, net, machine)
     learn, validation = (prepared.labelled.take(parts == part) for part in ("training", "validation"))
     net = machine.place(net)

@@ -257,6 +257,12 @@ def test_configuration_files(tmp_path, home, call):
     )
 
 
+def unsealed(run: Path) -> None:
+    """Make it a run of a version that took no note of its files' sums."""
+    about = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({key: value for key, value in about.items() if key != "sums"}))
+
+
 def test_a_run_that_changed(tiny, home, call):
     whole = shutil.copytree(tiny, home / "whole")
     command = ["main", "modelB", "--data", tiny, *TINY, "name=kept"]
@@ -271,9 +277,11 @@ def test_a_run_that_changed(tiny, home, call):
     check(call(*command), "runs/kept was trained on other images or labels than those in", home)
     run = home / "runs/kept"
     cut(run / "best.pt", 0.5)
-    check(call("predict", run, "--data", whole), "best.pt cannot be loaded", home)
+    check(call("predict", run, "--data", whole), "best.pt is not as this run wrote it", home)
+    unsealed(run)
+    check(call("predict", run, "--data", whole), "best.pt is damaged (BadZipFile)", home)
     torch.save([1, 2], run / "best.pt")
-    check(call("predict", run, "--data", whole), "best.pt cannot be loaded", home)
+    check(call("predict", run, "--data", whole), "best.pt is damaged (TypeError)", home)
     about = (run / "run.json").read_text()
     for text, sentence in (
         ("{", "run.json is not JSON"),
@@ -284,7 +292,7 @@ def test_a_run_that_changed(tiny, home, call):
         (run / "run.json").write_text(text)
         check(call("score", run), sentence, home)
     (run / "run.json").unlink()
-    check(call(*command), "has checkpoints and no settings in run.json", home)
+    check(call(*command), "last.pt is of a run with other settings, images or another split", home)
 
 
 def test_a_split_that_was_tampered_with(tiny, home, call):
@@ -299,10 +307,11 @@ def test_a_split_that_was_tampered_with(tiny, home, call):
         "\n".join(whole.splitlines()[:-3]),
     ):
         folds.write_text(text)
-        for again in (command, ["evaluate", home / "runs/parted"], ["predict", home / "runs/parted"]):
-            check(
-                call(*again), "folds.csv is not the split that this run was trained with: put it back, or delete", home
-            )
+        for verb in ("evaluate", "predict"):
+            said = call(verb, home / "runs/parted")
+            check(said, "folds.csv is not the split that this run was trained with: put it back, or run", home)
+        assert call(*command).code == 0 and folds.read_text() == whole
+        shutil.rmtree(home / "submissions")
 
 
 def test_two_processes_on_one_run(made, home, call):
@@ -552,6 +561,9 @@ def test_the_validation_labels_of_a_run(made, home, call):
     assert call("main", "modelB", "--data", made, *TINY, "epochs=1", "name=spoilt").code == 0
     run = home / "runs/spoilt"
     before, val = (run / "report.json").read_bytes(), logits_file.read_logits(run / "val_logits.npz")
+    logits_file.write_logits(run / "val_logits.npz", replace(val, targets=val.targets[::-1]))
+    assert "val_logits.npz is not as this run wrote it" in call("score", run).err
+    unsealed(run)
     for targets, sentence in (
         (np.full_like(val.targets, np.nan), "these logits have no labels"),
         (val.targets / 2, "rows without exactly one label"),

@@ -168,8 +168,8 @@ NEEDED = ("model", "optimizer", "best", "resting", "history", "random")  # in ev
 
 
 def last_state(run: Run, task: Task) -> dict | None:
-    """The content of the run's last.pt, or of the one before where that is damaged; None where neither is there, or
-    where it is of no use, because the best epoch's weights are lost."""
+    """The content of the run's last.pt, or of the one before where that is damaged; None where neither is there. It is
+    `lost` where training has to start over all the same, because the best epoch's weights are."""
     for path in (run / "last.pt", run / "previous.pt"):
         if not path.is_file():
             continue
@@ -181,13 +181,12 @@ def last_state(run: Run, task: Task) -> dict | None:
         # a version before this one wrote best.pt first, and one that is damaged may have had the next best epoch
         ahead = path.name == "previous.pt" or "under_way" not in found
         fault = _lost_best(found, run, task, ahead)
-        if fault and not _has_best(found, task):
-            _warn(f"{fault}: training starts over")
-            return None
+        lost = bool(fault) and not _has_best(found, task)
         if fault:
-            _warn(f"{fault}: it is written again")
+            _warn(f"{fault}: " + ("training starts over" if lost else "it is written again"))
+        if fault and not lost:
             (run / "best.pt").unlink(missing_ok=True)
-        return found
+        return {**found, "lost": lost}
     return None
 
 
