@@ -204,6 +204,14 @@ DATA = {
         lambda d: first_image(d, "train.csv").unlink(),
         "(missing); mend them, or leave them out with drop_unreadable=true",
     ),
+    "an image that is a link to itself": (
+        lambda d: [(path.unlink(), path.symlink_to(path.name)) for path in [first_image(d, "train.csv")]],
+        "(1 of training, 0 of test)",
+    ),
+    "an image that is a folder": (
+        lambda d: [(path.unlink(), path.mkdir()) for path in [first_image(d, "test.csv")]],
+        "(missing); mend or fetch them again",
+    ),
     "a truncated image": (lambda d: cut(first_image(d, "train.csv"), 0.5), "(image file is truncated)"),
     "an empty image": (lambda d: cut(first_image(d, "test.csv"), 0), "(not an image)"),
     "a text as image": (lambda d: first_image(d, "train.csv").write_text("hello"), "(not an image)"),
