@@ -54,6 +54,7 @@ SETTINGS = [
     (["dropout=1.5"], "dropout = '1.5' will not do"),
     (["size=8"], "size = '8' will not do"),
     (["temperature=0"], "temperature = '0' will not do"),
+    (["workers=1000000"], "workers = '1000000' will not do"),
     (["drop_unreadable=perhaps"], "drop_unreadable = 'perhaps' will not do"),
     (["name=../elsewhere"], "name = '../elsewhere' will not do"),
     (["seed"], "'seed' is not understood: settings are given as key=value"),
