@@ -25,6 +25,7 @@ from core.config import Config
 from core.data_set import Layout
 from core.errors import UserError, command, some
 from core.files import ROOT, SYNTHETIC, digest, home, read_json, shown, write_bytes, write_json, write_rows
+from core.runs import read_run
 from core.task import Task
 from images import locate
 from tasks import studies
@@ -70,11 +71,11 @@ def finished(run: Path, config: Config) -> bool:
     files = ("run.json", "report.json", "calibration.json", "val_logits.npz")
     if not all((run / name).is_file() for name in files):
         return False
-    about = read_json(run / "run.json")
+    about = read_run(run)
     if config.folds:  # only folds with their test logits are joined
-        states = [read_json(folds.folder(run, fold) / "run.json")["state"] for fold in about.get("joined", ())]
+        states = [read_run(folds.folder(run, fold))["state"] for fold in about.get("joined", ())]
         return set(config.asked_folds) <= set(about.get("joined", ())) and set(states) == {"trained"}
-    predicted = (about.get("predicted") or [None])[0] == about["best_epoch"]
+    predicted = (about.get("predicted") or [None])[0] == about.get("best_epoch")
     return about.get("state") == "trained" and (run / "test_logits.npz").is_file() and predicted
 
 

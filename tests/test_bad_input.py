@@ -54,6 +54,7 @@ SETTINGS = [
     (["dropout=1.5"], "dropout = '1.5' will not do"),
     (["size=8"], "size = '8' will not do"),
     (["temperature=0"], "temperature = '0' will not do"),
+    (["workers=1000000"], "workers = '1000000' will not do"),
     (["drop_unreadable=perhaps"], "drop_unreadable = 'perhaps' will not do"),
     (["name=../elsewhere"], "name = '../elsewhere' will not do"),
     (["seed"], "'seed' is not understood: settings are given as key=value"),
@@ -203,6 +204,14 @@ DATA = {
     "a missing training image": (
         lambda d: first_image(d, "train.csv").unlink(),
         "(missing); mend them, or leave them out with drop_unreadable=true",
+    ),
+    "an image that is a link to itself": (
+        lambda d: [(path.unlink(), path.symlink_to(path.name)) for path in [first_image(d, "train.csv")]],
+        "(1 of training, 0 of test)",
+    ),
+    "an image that is a folder": (
+        lambda d: [(path.unlink(), path.mkdir()) for path in [first_image(d, "test.csv")]],
+        "(missing); mend or fetch them again",
     ),
     "a truncated image": (lambda d: cut(first_image(d, "train.csv"), 0.5), "(image file is truncated)"),
     "an empty image": (lambda d: cut(first_image(d, "test.csv"), 0), "(not an image)"),

@@ -104,7 +104,8 @@ class Config(BaseModel):
     save_minutes: Annotated[float, Field(ge=0)] = 5  # last.pt within an epoch too, so often; 0: at its end only
     # stop training in time for everything else to end within these hours, 0 = never
     hours: Annotated[float, Field(ge=0, le=24)] = 0
-    workers: Literal["auto"] | Count = "auto"  # of the data loader; results do not depend on it
+    # of the data loader; results do not depend on it
+    workers: Literal["auto"] | Annotated[int, Field(ge=0, le=256)] = "auto"
     # random, or the logistic regression on frozen features, by which `probe` is the bar too: see net/heads.py
     head_start: Literal["random", "probe"] = later("random")
     # how the head is fitted again after training, on the features of the trained body: see net/refit.py

@@ -196,8 +196,9 @@ def _stamps_of(paths: list[Path]) -> np.ndarray:
     for folder in {folder for folder, _ in row_of if os.path.isdir(folder)}:
         for entry in os.scandir(folder):
             row = row_of.get((folder, entry.name))
-            if row is not None and entry.is_file():
-                found[row] = entry.stat().st_mtime_ns, entry.stat().st_size + 1
+            with suppress(OSError):  # a link in a circle, or gone since
+                if row is not None and entry.is_file():
+                    found[row] = entry.stat().st_mtime_ns, entry.stat().st_size + 1
     return found
 
 
