@@ -12,7 +12,7 @@ import safetensors.torch
 import timm
 import torch
 
-from conftest import TINY
+from conftest import TINY, unsealed
 from core import files, logits_file, runs
 from core.logits_file import Logits
 from leaderboard import client
@@ -264,12 +264,6 @@ def test_configuration_files(tmp_path, home, call):
     check(
         call("main", "bad.yaml"), "bad.yaml: epochs = True will not do: true and false are no value for this key", home
     )
-
-
-def unsealed(run: Path) -> None:
-    """Make it a run of a version that took no note of its files' sums."""
-    about = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps({key: value for key, value in about.items() if key != "sums"}))
 
 
 def test_a_run_that_changed(tiny, home, call):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import ROOT
+from conftest import ROOT, unsealed
 from core import files
 from kaggle_double import Double
 from kaggle_double import Run as Version
@@ -143,6 +143,7 @@ def test_a_rule_and_a_figure_that_come_later_are_no_obstacle(old, home, call):
     for network in calibration["networks"]:
         del network["rules"]["power"]
     files.write_json(run / "calibration.json", calibration)
+    unsealed(run)
     said = call("evaluate", run)
     assert said.code == 0 and "power" not in said.out and "thresholds" in said.out, said.err
     report = json.loads((run / "report.json").read_text())

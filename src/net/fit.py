@@ -115,8 +115,9 @@ def train_epoch(learner: Learner, batches: Batches, loss: Loss, run: Run) -> boo
                 images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
                 key = (config.seed, epoch, place)
                 group.append(mix(images, targets, config.mix, config.mix_alpha, config.mix_probability, key))
-            train_step(learner, group, loss, trained)
-            done.seconds = time.monotonic() - start
+            with unbroken():
+                train_step(learner, group, loss, trained)
+                done.seconds = time.monotonic() - start
             bar.update(sum(len(images) for images, _ in group))
             if not bar.disable and done.steps % 10 == 0:  # reading the loss waits for the device
                 bar.set_postfix(loss=f"{done.loss.item() / done.images:.4f}")
@@ -138,20 +139,19 @@ def train_step(
     images; the epoch under way counts it."""
     config, scaler, done, value = learner.config, learner.scaler, learner.under_way, 0.0
     everyone = sum(len(images) for images, _ in group)
-    with unbroken():
-        learner.optimizer.zero_grad(set_to_none=True)
-        for images, targets in group:
-            with learner.machine.autocast():
-                logits = learner.net(images)
-            mean = loss(logits, targets) * (len(images) / everyone)
-            scaler.scale(mean).backward()
-            value += mean.detach()
-        scaler.unscale_(learner.optimizer)
-        torch.nn.utils.clip_grad_norm_(trained, config.clip_norm)
-        learner.step(len(learner.history) * learner.steps + done.steps)
-        done.loss += value * everyone
-        done.bad = torch.where(torch.isfinite(value), done.bad, done.bad.clamp(max=done.steps))
-        done.steps, done.images = done.steps + 1, done.images + everyone
+    learner.optimizer.zero_grad(set_to_none=True)
+    for images, targets in group:
+        with learner.machine.autocast():
+            logits = learner.net(images)
+        mean = loss(logits, targets) * (len(images) / everyone)
+        scaler.scale(mean).backward()
+        value += mean.detach()
+    scaler.unscale_(learner.optimizer)
+    torch.nn.utils.clip_grad_norm_(trained, config.clip_norm)
+    learner.step(len(learner.history) * learner.steps + done.steps)
+    done.loss += value * everyone
+    done.bad = torch.where(torch.isfinite(value), done.bad, done.bad.clamp(max=done.steps))
+    done.steps, done.images = done.steps + 1, done.images + everyone
 
 
 def validate(
