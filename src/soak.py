@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from core.commands import Parser
 from core.errors import UserError, command
-from core.files import shown
+from core.files import ROOT, shown
 from images import synthetic
 
 COMMON = [
@@ -113,8 +113,12 @@ class Session:
     def __init__(self):
         # what a killed process leaves of tqdm's lock is no news here
         os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"
+        os.environ["PYTHONPATH"] = str(ROOT / "src")  # or the server would not find what it is to load
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["main"])
+        self.context.set_forkserver_preload(["main", "pandas", "scipy.sparse"])
+        first = self.context.Process(target=time.sleep, args=(0,))  # until all is loaded
+        first.start()
+        first.join()
 
     def run(self, home: Path, words: list[str], moment: Moment | None = None) -> int:
         """Start the main job, end it at that moment; returns its exit code, negative where a signal killed it."""
