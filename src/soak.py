@@ -147,11 +147,25 @@ def ends(home: Path) -> dict[str, bytes]:
     return found
 
 
-def moments(rng: np.random.Generator, way: str, files: int, seconds: float) -> list[Moment]:
-    """One to three deaths of one way, at random places of the whole."""
-    most = files + 1 if way in WAYS[:3] else None
-    count = int(rng.integers(1, 4))
-    return [Moment(way, int(rng.integers(1, most)) if most else float(rng.uniform(0, seconds))) for _ in range(count)]
+class Deck:
+    """Moments to die at, one to three at a time. Those among the files that a run writes are drawn without
+    replacement, so that enough trials meet all of them."""
+
+    def __init__(self, seed: int):
+        self.rng, self.left, self.met = np.random.default_rng(seed), {}, set()
+
+    def draw(self, kind: str, way: str, files: int, seconds: float) -> list[Moment]:
+        """Of a way, for a kind of run that writes so many files in so many seconds."""
+        return [self._one(kind, way, files, seconds) for _ in range(self.rng.integers(1, 4))]
+
+    def _one(self, kind: str, way: str, files: int, seconds: float) -> Moment:
+        if way not in WAYS[:3]:
+            return Moment(way, float(self.rng.uniform(0, seconds)))
+        if not self.left.get((kind, way)):
+            self.left[kind, way] = (self.rng.permutation(files) + 1).tolist()
+        number = self.left[kind, way].pop()
+        self.met.add((kind, way, number))
+        return Moment(way, number)
 
 
 def trial(session: Session, home: Path, words: list[str], deaths: list[Moment]) -> list[str]:
@@ -167,7 +181,7 @@ def trial(session: Session, home: Path, words: list[str], deaths: list[Moment]) 
 
 def soak(number: int, seed: int, folder: Path) -> list[str]:
     """`number` trials below the folder. Returns, for every one that went wrong, what did, and where its files lie."""
-    session, data, rng = Session(), folder / "set", np.random.default_rng(seed)
+    session, data, deck = Session(), folder / "set", Deck(seed)
     synthetic.make(data, images=120, size=40, seed=7)
     wanted, lengths, failed, died = {}, {}, [], Counter()
     for trial_number in tqdm(range(number), desc="soak", unit="run", disable=None):
@@ -182,7 +196,7 @@ def soak(number: int, seed: int, folder: Path) -> list[str]:
             lengths[kind] = int((home / "count.txt").read_text()), seconds
         home, way = folder / f"trial-{trial_number}", WAYS[trial_number // len(KINDS) % len(WAYS)]
         home.mkdir()
-        deaths = moments(rng, way, *lengths[kind])
+        deaths = deck.draw(kind, way, *lengths[kind])
         wrong, found = trial(session, home, words, deaths), ends(home)
         wrong += [f"{name} differs" for name in wanted[kind] if found.get(name) != wanted[kind][name]]
         wrong += ["a half-written file is left"] * any(home.rglob(".*.part"))
@@ -190,6 +204,8 @@ def soak(number: int, seed: int, folder: Path) -> list[str]:
         if wrong:
             failed.append(f"{kind}, {deaths}: {'; '.join(wrong)} ({shown(home)})")
     print("killed: " + ", ".join(f"{way} {times}×" for way, times in died.items()))
+    places = 3 * sum(files for files, _ in lengths.values())
+    print(f"{len(deck.met)} of {places} places before, within and after the files that these runs write")
     return failed
 
 
