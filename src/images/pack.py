@@ -209,17 +209,32 @@ def _decode_rows(
             image = decode(paths[row])
             image = crop(image, str(ids[row])) if crop else image
         except Exception as error:  # Pillow raises many kinds for a broken file; all of them are reported
-            reasons[int(row)] = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+            reasons[int(row)] = why(error)
             continue
-        way = cv2.INTER_AREA if min(image.shape) >= array.shape[1] else cv2.INTER_LINEAR
-        array[row] = cv2.resize(image, array.shape[:0:-1], interpolation=way)
+        array[row] = square(image, array.shape[1])
     return reasons
+
+
+def why(error: Exception) -> str:
+    """Why an image could not be decoded, in words."""
+    return "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+
+
+def square(image: np.ndarray, side: int) -> np.ndarray:
+    """An image [H, W] resized to side × side, whatever its aspect: uint8 [side, side]."""
+    way = cv2.INTER_AREA if min(image.shape) >= side else cv2.INTER_LINEAR
+    return cv2.resize(image, (side, side), interpolation=way)
 
 
 def decode(path: Path) -> np.ndarray:
     """Read an image as 8-bit grey [H, W]. Raises Pillow's errors for what is no image, or a truncated one."""
     with Image.open(path) as image:
-        if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow's own conversion would clip at 255
-            pixels = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
-            return ((pixels + 128) // 257).astype(np.uint8)
-        return np.asarray(image.convert("L"))
+        return grey(image)
+
+
+def grey(image: Image.Image) -> np.ndarray:
+    """An opened image as 8-bit grey [H, W]."""
+    if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow's own conversion would clip at 255
+        pixels = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
+        return ((pixels + 128) // 257).astype(np.uint8)
+    return np.asarray(image.convert("L"))
