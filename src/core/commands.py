@@ -16,6 +16,8 @@ from core.errors import UserError
 LIST = """
 CONFIGS [--data DIR] [--demo] [--collect DIR ...] [key=value ...]
     the main job: prepare, train, predict, tune, decide, evaluate; ends with submissions/NAME.csv; resumes
+look [CONFIG] [--data DIR] [--demo] [key=value ...]
+    what the data are, as a page: counts, noise, duplicates, shortcuts; needs no run: looks/NAME/data.html
 train CONFIG [--data DIR] [--demo] [key=value ...]
     training only; leaves runs/NAME/val_logits.npz
 predict RUN [--data DIR]

@@ -142,6 +142,7 @@ class Task(Problem):
     parts: ClassVar[tuple[str, ...]]  # of the labelled rows
     views: ClassVar[tuple[str, ...]]  # names in net.infer.VIEWS that training and test-time augmentation may use
     pretrained_on_test: ClassVar[re.Pattern]  # the names of networks that have seen images of its test part
+    published: ClassVar[str] = ""  # a file in configs/published/ with counts of its labelled table
 
     def __init__(self, config: Config):
         self.config = config
@@ -158,6 +159,10 @@ class Task(Problem):
     @abstractmethod
     def read(self, source: Source) -> Tables:
         """The label side of a data set. Raises UserError for files that are not as they should be."""
+
+    def whole(self, source: Source) -> Table:
+        """All that its labelled table names, whatever the configuration chooses of it: every label, every view."""
+        return self.read(source).labelled
 
     @abstractmethod
     def split(self, table: Table) -> np.ndarray:

@@ -89,6 +89,14 @@ def _read(path: Path) -> tuple[tuple | None, str]:
     return (pack.square(grey, SIDE), grey.shape, mode, levels / grey.size, named), ""
 
 
+def decoded(path: Path) -> np.ndarray | None:
+    """An image as 8-bit grey, uint8 [H, W]; None where it cannot be read, which `survey` says of."""
+    try:
+        return pack.decode(path)
+    except Exception:  # Pillow raises many kinds for a broken file
+        return None
+
+
 # ---- which are the same
 def same_files(paths: Sequence[Path]) -> list[list[int]]:
     """Groups of files that are the same byte for byte, as places in `paths`; missing ones are passed over.
@@ -141,23 +149,29 @@ def same_pixels(found: Survey) -> list[list[int]]:
     return _agreeing(range(len(found.ids)), lambda row: found.pixels[row])
 
 
-def alike(found: Survey, mirrored: bool = False) -> list[tuple[int, int, float]]:
-    """Pairs of images that are all but the same, the likest first: two rows of the survey and their correlation.
+def alike(found: Survey, mirrored: bool = False, most: int = 500) -> tuple[list[tuple[int, int, float]], int]:
+    """Pairs of images that are all but the same, the likest first, at most so many, and how many there are: two rows
+    of the survey and their correlation.
 
     The Pearson correlation of the images at 32 × 32 pixels, at least 0.99, over all pairs. It is blind to brightness,
     contrast and compression; on real radiographs a shift by 1 % of the width lowers it to 0.992 (median), by 2 % to
     0.970, and two takes of one patient reach 0.99 now and then. `mirrored`: each with the mirror image of the other.
-    Images of one grey level are in no pair.
+    Images of one grey level are in no pair, nor are two whose pixels are the same.
     """
-    standard = _standard(found.small)
+    standard, pairs, number = _standard(found.small), [], 0
     other = _standard(found.small[:, :, ::-1]) if mirrored else standard
-    pairs = []
     for start in range(0, len(standard), 512):  # rows of the triangle above the diagonal
-        chunk = standard[start : start + 512] @ other[start:].T
-        for row, column in np.argwhere(chunk >= ALIKE):
-            if column > row:
-                pairs.append((start + int(row), start + int(column), float(chunk[row, column])))
-    return sorted(pairs, key=lambda pair: -pair[2])
+        values = np.triu(standard[start : start + 512] @ other[start:].T, 1)
+        row, column = np.nonzero(values >= ALIKE)
+        differ = found.pixels[row + start] != found.pixels[column + start]
+        row, column = row[differ], column[differ]
+        likest = np.argsort(-values[row, column], kind="stable")[:most]
+        pairs += [
+            (start + int(r), start + int(c), float(values[r, c]))
+            for r, c in zip(row[likest], column[likest], strict=True)
+        ]
+        number += len(row)
+    return sorted(pairs, key=lambda pair: -pair[2])[:most], number
 
 
 def _standard(small: np.ndarray) -> np.ndarray:
@@ -183,12 +197,19 @@ def edge(side: int, border: float = 0.1, corner: float = 0.25) -> np.ndarray:
 
 
 def marks(small: np.ndarray) -> np.ndarray:
-    """How much of the outer fifth of every image, float [N], is a bright mark on something darker: letters, side
-    markers, annotations. By a white top-hat (Serra 1982) of a sixteenth of the width, at least 60 grey levels high."""
-    element = np.ones((SIDE // 16 + 1,) * 2, np.uint8)
-    frame = edge(SIDE, FRAME, FRAME)
-    hats = (cv2.morphologyEx(image, cv2.MORPH_TOPHAT, element) for image in small)
-    return np.array([(hat[frame] >= MARK).mean() for hat in hats])
+    """How many letters, side markers and other small bright marks stand in the outer fifth of every image, int [N].
+
+    A white top-hat (Serra 1982) of 5 pixels keeps what is thin and at least 60 grey levels brighter than its
+    surroundings; a mark is a connected piece of it, of 2 pixels and more, within 16 × 16.
+    """
+    frame, element = edge(SIDE, FRAME, FRAME), np.ones((5, 5), np.uint8)
+    found = []
+    for image in small:
+        bright = (cv2.morphologyEx(image, cv2.MORPH_TOPHAT, element) >= MARK) & frame
+        _, _, pieces, _ = cv2.connectedComponentsWithStats(bright.astype(np.uint8))
+        width, height, area = pieces[1:, 2:].T
+        found.append(int(((width <= 16) & (height <= 16) & (area >= 2)).sum()))
+    return np.array(found, int)
 
 
 def places(small: np.ndarray) -> dict[str, np.ndarray]:
