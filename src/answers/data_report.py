@@ -16,7 +16,7 @@ from answers import data_plots, metrics, stats
 from answers.metrics import Costs
 from core.data_set import Table as Labelled
 from core.errors import some
-from core.page import MINUS, Block, Cell, Facts, Folded, Table, Text
+from core.page import MINUS, Block, Cell, Facts, Folded, Found, Table, Text, frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,13 +24,6 @@ if TYPE_CHECKING:
 FEW = data_plots.LEAST_IMAGES
 RECALL = 0.15  # of the rare classes, at which the luck of a score is shown; the documents' networks reach about that
 MATRIX = 30  # labels of a matrix at most
-Found = tuple[list[Block], list[str]]
-
-
-def frame(columns: Mapping[str, object]) -> pd.DataFrame:
-    import pandas as pd  # here, for it takes half a second
-
-    return pd.DataFrame(columns)
 
 
 def signed(value: float, digits: int = 3) -> str:
@@ -263,6 +256,37 @@ def _ages(rows: Sequence[tuple[str, np.ndarray]], ages: np.ndarray) -> list[Bloc
     )
     caption = "Ages by label: median, quartiles (thick) and the middle 90 %."
     return [data_plots.spread(names, quantiles, "years", said, caption)]
+
+
+# ---- the pixels, as histograms
+def grey_levels(classes: Sequence[str], has: np.ndarray, labelled: np.ndarray, every: np.ndarray) -> Found:
+    """The grey levels of all images and of every class. has bool [n, C], labelled [n, B] and every [N, B] the
+    histograms of labelled images and of all, as shares."""
+    if not len(every):
+        return [Text(["No image could be read, so there is nothing to show."])], []
+    levels = every.mean(axis=0)
+    spans = {share: (_level(levels, (1 - share) / 2), _level(levels, (1 + share) / 2)) for share in (0.5, 0.9)}
+    blocks: list[Block] = [data_plots.histogram(levels, spans)]
+    there = [c for c in np.argsort(-has.sum(axis=0), kind="stable") if has[:, c].any()]
+    if there:
+        names, means = [classes[c] for c in there], np.array([labelled[has[:, c]].mean(axis=0) for c in there])
+        blocks.append(data_plots.by_class(names[:MATRIX], means[:MATRIX]))
+        columns: dict[str, Sequence] = {"class": names, "images looked at": has.sum(axis=0)[there]}
+        marked = {"5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95}
+        columns |= {name: [_level(one, share) for one in means] for name, share in marked.items()}
+        forms = dict.fromkeys(marked, ".0f") | {"images looked at": ","}
+        blocks.append(Table(frame(columns), "Quantiles of the grey levels, by class.", forms))
+    (low, high), wide = spans[0.5], spans[0.9]
+    said = (
+        f"Grey levels: half of all pixels lie between {low:.0f} and {high:.0f}, {(high - low) / 256:.0%} of the scale"
+    )
+    return blocks, [f"{said}; nine tenths between {wide[0]:.0f} and {wide[1]:.0f}."]
+
+
+def _level(levels: np.ndarray, share: float) -> float:
+    """The grey level below which a share of the pixels lies; levels [B] are shares."""
+    reached = np.concatenate([[0], levels.cumsum() / levels.sum()])
+    return float(np.interp(share, reached, np.linspace(0, 256, len(levels) + 1)))
 
 
 # ---- the whole file, and what was published of it

@@ -123,6 +123,7 @@ class Folded:
 
 
 Block = Text | Table | Picture | Tiles | Facts | Code | Folded
+Found = tuple[list[Block], list[str]]  # the blocks of a section, and the sentences that belong on top of the page
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,13 @@ class Section:
     @property
     def anchor(self) -> str:
         return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-") or "section"
+
+
+def frame(columns: Mapping[str, Sequence]) -> "pd.DataFrame":
+    """The data frame of a Table, column by column."""
+    import pandas as pd
+
+    return pd.DataFrame(columns)
 
 
 def page(title: str, sections: Sequence[Section], lead: Sequence[Block] = (), banner: str = "") -> bytes:
