@@ -127,7 +127,7 @@ def _sigmoids(learn: np.ndarray, targets: np.ndarray, judge: np.ndarray) -> np.n
     scores = np.zeros((len(judge), targets.shape[1]))
     for column, truth in enumerate(targets.T == 1):
         if truth.any() and not truth.all():
-            fitted = LogisticRegression(C=STRENGTH, solver="newton-cholesky").fit(learn, truth)
+            fitted = LogisticRegression(C=STRENGTH).fit(learn, truth)
             scores[:, column] = fitted.decision_function(judge) - np.log(truth.mean() / (1 - truth.mean()))
     return scores
 
