@@ -23,7 +23,7 @@ predict RUN [--data DIR]
 evaluate RUN ...
     the whole report of a run (report.json, per_class.csv); several are compared
 report RUN [--labels NAME,NAME]
-    pictures fit to print (RUN/figures/) and a page with everything (RUN/report.html)
+    a page with everything, verdict first (RUN/report.html), and pictures fit to print (RUN/figures/)
 explain RUN [--labels A,B] [--number N] [--masks DIR] [--data DIR] [--out DIR]
     Grad-CAM of chosen images: RUN/figures/explain.png
 probe CONFIG|RUN [--data DIR] [--demo] [key=value ...]
@@ -54,6 +54,8 @@ submit CSV -m MESSAGE [--config CONFIG] [--data DIR] [--force]
     check a submission and hand it in
 submissions [--config CONFIG]
     your submissions and their scores
+board [--offline]
+    where all runs of this folder stand, beside what was submitted: a table, and a page (board.html)
 doctor
     what is here and what is missing: packages, data, weights, credentials (never their values)
 make-demo DIR [--images N] [--size PIXELS] [--seed S] [--layout competition|padchest]
