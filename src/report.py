@@ -193,14 +193,14 @@ def _lead(drawn: Drawn) -> list[Block]:
     verdict = _verdict(run, drawn.material.report)
     beside = page.table(verdict.rows, "What it stands beside; published figures are of other images.", ".3f")
     commands = [Code(verdict.commands)] if verdict.commands else []
-    names = run.task.headings
+    names, part = run.task.headings, "test" if "test" in drawn.material.report else "validation"
     more = "; ".join(f"{names[name]} {page.shown(value, '.3f')}" for name, value in drawn.headline.items())
     return [
         Text([what]),
         Text([verdict.sentence], "verdict"),
         *commands,
         beside,
-        Text([f"In figures: {more}."], "note"),
+        Text([f"On the {part} part: {more}."], "note"),
     ]
 
 
@@ -250,7 +250,7 @@ def _radiographs(run: Opened, material: Material) -> list[Block]:
 
 def _tile(content: Logits, example: Example, image: bytes | None) -> Block:
     name, label = str(content.ids[example.row]), str(content.classes[example.label])
-    caption = f"{name}: {label}, p = {example.p:.2f}; {example.why}"
+    caption = f"{label}, p = {example.p:.2f}; {example.why} ({name})"
     if image is None:
         return Text([caption])
     return page.Picture(image, f"Radiograph {name}, and where {label} is seen in it", caption, 512)

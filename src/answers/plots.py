@@ -130,8 +130,11 @@ def draw(names: Sequence[str], material: Material) -> Iterator[Picture]:
     for name in names:
         with style.context(["default", STYLE]):
             drawn = list(PLOTS[name](material))
-            for picture in drawn if material.synthetic else ():
-                picture.figure.suptitle("synthetic data", x=0.99, ha="right", color=GREY)
+            for picture in drawn:
+                if material.synthetic:
+                    picture.figure.suptitle("synthetic data", x=0.99, ha="right", color=GREY)
+                picture.figure.draw_without_rendering()  # lays it out, once for paper and screen
+                picture.figure.set_layout_engine("none")
         yield from drawn
 
 
@@ -229,8 +232,8 @@ def _training(name: str, rows: Sequence[Mapping[str, str]], best_epoch: int | No
         for axis in (loss, monitored, rate):
             axis.axvline(best_epoch, color=VERMILLION, linewidth=0.8, linestyle=":")
         monitored.plot([best_epoch], [best], "o", color=VERMILLION)
-        caption += f" Dotted: the best epoch, {best_epoch}, whose weights are kept ({what} {best:.3f})."
-        _name_ends(monitored, [(best, f"best: {best:.3f}\nepoch {best_epoch}", VERMILLION)], 0.1)
+        caption += f" Dotted: the best epoch, {best_epoch}, whose weights are kept ({what} {page.shown(best, '.3f')})."
+        _name_ends(monitored, [(best, f"best: {page.shown(best, '.3f')}\nepoch {best_epoch}", VERMILLION)], 0.1)
     if frozen:
         for axis in (loss, monitored, rate):
             axis.axvspan(0.5, frozen + 0.5, color=PALE, linewidth=0, zorder=0)
@@ -258,6 +261,12 @@ class Label:
     @property
     def chosen(self) -> np.ndarray:
         return self.p[self.rule]
+
+    @cached_property
+    def reached(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positives and negatives at or above every probability that is met, from above, beginning with 0."""
+        true, false = stats.reached(self.truth, self.chosen, np.ones((1, len(self.truth))))
+        return true[0], false[0]
 
     def operating_points(self) -> dict[str, tuple[float, float]]:
         """Sensitivity and specificity on these rows at every threshold that validation gave: p ≥ τ is positive."""
@@ -334,17 +343,15 @@ def _unit_square(axis) -> None:
 
 
 def _roc(labels: Sequence[Label], columns: int, width: float) -> Figure:
-    from sklearn.metrics import roc_curve
-
     titles = [_wrapped(label.name) for label in labels]
     figure, axes = _panels(
         titles, columns, width, "1 − specificity", "sensitivity", legend=True, sharex=True, sharey=True
     )
     for axis, label in zip(axes, labels, strict=True):
-        false, true, _ = roc_curve(label.truth, label.chosen, drop_intermediate=False)
+        true, false = label.reached
         axis.plot([0, 1], [0, 1], color=GREY, linewidth=0.6, linestyle="--", label="chance")
         axis.fill_between(stats.LEVELS, *stats.roc_band(label.truth, label.chosen, label.drawn), **BAND)
-        axis.plot(false, true, color="black", label="ROC")
+        axis.plot(false / false[-1], true / true[-1], color="black", label="ROC")
         for point, (sens, spec) in label.operating_points().items():
             colour, marker, _ = POINTS[point]
             axis.plot([1 - spec], [sens], marker, color=colour, label=point, clip_on=False, zorder=3)
@@ -388,8 +395,6 @@ def roc_all(material: Material) -> Iterator[Picture]:
 
 def precision_recall(material: Material) -> Iterator[Picture]:
     """Precision over recall with the prevalence, which is what chance reaches."""
-    from sklearn.metrics import precision_recall_curve
-
     labels, said = labels_of(material, material.labels)
     titles = [
         f"{_wrapped(label.name)}\nPR-AUC {label.row['average_precision']:.3f}, chance {label.truth.mean():.3f}"
@@ -397,9 +402,9 @@ def precision_recall(material: Material) -> Iterator[Picture]:
     ]
     figure, axes = _panels(titles, 2, COLUMN, "recall (sensitivity)", "precision", sharex=True, sharey=True)
     for axis, label in zip(axes, labels, strict=True):
-        # recall falls; the last point is no threshold's
-        precision, recall, _ = precision_recall_curve(label.truth, label.chosen)
-        recall, precision = [*recall[:-1], 0], [*precision[:-1], precision[-2]]
+        true, false = (each[:0:-1] for each in label.reached)  # from the lowest threshold up
+        precision = true / (true + false)
+        recall, precision = [*true / true[0], 0], [*precision, precision[-1]]  # the last point is no threshold's
         # the area below is the average precision
         axis.fill_between(stats.LEVELS, *stats.pr_band(label.truth, label.chosen, label.drawn), **BAND)
         axis.plot(recall, precision, color="black", drawstyle="steps-post", label="PR")
@@ -576,6 +581,7 @@ def likelihood(material: Material) -> Iterator[Picture]:
     axis = figure.subplots()
     axis.plot(heats, losses, color=BLUE)
     least = int(losses.argmin())
+    beyond = {0: " or below", len(heats) - 1: " or above"}.get(least, "")
     axis.plot(heats[least], losses[least], "o", color=GREEN, zorder=3)
     for heat in fitted:
         axis.axvline(heat, color=VERMILLION, linewidth=0.8, linestyle=":")
@@ -589,8 +595,8 @@ def likelihood(material: Material) -> Iterator[Picture]:
     axis.set(xlabel="temperature T", ylabel="negative log-likelihood, nats", xlim=(heats[0], heats[-1]))
     caption = (
         f"The negative log-likelihood of softmax(z / T), averaged over the views, on the {len(truth)} validation"
-        f" images: least at T = {heats[least]:g} (dot). Dotted: the temperature that the score chose. Dashed: the"
-        " calibrated posterior, cross-fitted."
+        f" images: least at T = {heats[least]:g}{beyond} (dot). Dotted: the temperature that the score chose."
+        " Dashed: the calibrated posterior, cross-fitted."
     )
     yield Picture("likelihood", figure, caption)
 

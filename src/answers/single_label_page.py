@@ -75,9 +75,13 @@ def _commands(report: dict, beside: Beside) -> list[str]:
     if beside.leaderboard and not beside.synthetic:
         forced = " --force   # it refuses otherwise" if rules[rule]["over_always"] <= 0 else ""
         lines.append(f'./run.sh submit submissions/{beside.name}.csv -m "{beside.name}"{forced}')
+    better = report["validation"]["bayes_minus"].get(rule)
     if clears and rule not in clears:
         best = max(clears, key=lambda name: rules[name]["score"])
         lines.append(f"the command that made the run, with rule={best}   # which clears the constant answer")
+    elif better and better["interval"][0] > 0:
+        more = f"{shown(better['difference'], '+.3f')} [{ends(better['interval'], '+.3f')}]"
+        lines.append(f"the command that made the run, with rule=bayes   # better on these images by {more}")
     if beside.gain is None:
         lines.append(f"./run.sh probe runs/{beside.name}   # the bar for its network, shown here when it is made")
     return lines
@@ -298,6 +302,6 @@ def striking(
         for c in rarest
     ]
     return val, {
-        "Most confident mistakes": mistakes,
+        "Most confident mistakes: the answer, then what the image is": mistakes,
         "Hits of the rarest classes": in_turn([queue for queue in hits if queue][:number], number),
     }

@@ -93,7 +93,7 @@ def roc_band(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tupl
 
     truth bool [N] · scores [N] · weights [draws, N], not negative. A draw without positives or negatives is left out.
     """
-    hits, alarms = _reached(truth, scores, weights)
+    hits, alarms = reached(truth, scores, weights)
     whole = (hits[:, -1] > 0) & (alarms[:, -1] > 0)
     curves = [np.interp(LEVELS, f / f[-1], t / t[-1]) for t, f in zip(hits[whole], alarms[whole], strict=True)]
     return _band(curves)
@@ -101,7 +101,7 @@ def roc_band(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tupl
 
 def pr_band(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The same of the precision at every recall of LEVELS: that of the first threshold that reaches it."""
-    hits, alarms = _reached(truth, scores, weights)
+    hits, alarms = reached(truth, scores, weights)
     curves = []
     for true, false in zip(hits, alarms, strict=True):
         if true[-1] > 0:
@@ -110,7 +110,7 @@ def pr_band(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple
     return _band(curves)
 
 
-def _reached(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def reached(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Positives and negatives at or above every score that is met, from above, under every draw's weights: each float
     [draws, 1 + scores], beginning with 0."""
     order = np.argsort(-scores, kind="stable")

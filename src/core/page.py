@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
@@ -59,7 +60,7 @@ class Table:
     forms: Mapping[str, str] = field(default_factory=dict)
     matrix: bool = False
 
-    @property
+    @cached_property
     def heads(self) -> list[tuple[str, bool]]:
         """The name of every column, and whether it holds numbers."""
         columns = (self.frame[name] for name in self.frame)
