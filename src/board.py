@@ -25,6 +25,7 @@ class Entry:
 
     run: Opened
     standing: Standing
+    minutes: float | None
     over_probe: float | None = None
     submitted: Mapping = field(default_factory=dict)  # the newest of its submissions, as Kaggle lists it
 
@@ -80,10 +81,19 @@ def _entry(folder: Path) -> Entry:
         raise UserError(f"state {run.about['state']}, no report.json yet: run the command that began it once more")
     report = read_json(folder / "report.json")
     try:
-        return Entry(run, task.standing(report))
+        return Entry(run, task.standing(report), _minutes(run.about))
     except (KeyError, TypeError, AttributeError) as error:
         again = f"make it again with ./run.sh evaluate {shown(folder)}"
         raise UserError(f"report.json is damaged or of another version (it lacks {error}): {again}") from error
+
+
+def _minutes(about: Mapping) -> float | None:
+    try:
+        return sum(about["timings"].values()) / 60
+    except KeyError:  # a baseline is not timed
+        return None
+    except TypeError as error:
+        raise UserError("run.json is damaged: its timings are no numbers") from error
 
 
 def _beside(one: Entry, probe: Entry | None) -> Entry:
@@ -109,11 +119,12 @@ def _letter(place: int) -> str:
 
 
 def differs(one: Entry, others: Sequence[Entry]) -> str:
-    """In what a run differs from the largest group of its task, so that it cannot be compared with it."""
+    """In what a run differs from the largest group of its task, so that it cannot be compared with it; of other data
+    all else is other, too."""
     kin = Counter(other.rivals for other in others if other.run.config.task == one.run.config.task)
     largest = max(kin, key=lambda rivals: kin[rivals])
     said = [what for what, own, its in zip(SAME.values(), one.rivals[1:], largest[1:], strict=True) if own != its]
-    return ", ".join(said)
+    return "data" if "data" in said else ", ".join(said)
 
 
 # ---- what was submitted
@@ -147,7 +158,6 @@ def table(found: Sequence[Entry]) -> list[dict]:
         config, about, its = one.run.config, one.run.about, one.standing
         many = f"{config.folds} folds" if config.crossed else f"seed {config.seed}"
         kind = about.get("baseline") and "regression" or config.model
-        minutes = sum(about.get("timings", {}).values()) / 60
         rows.append(
             {
                 "run": Cell(one.name, link=_page_of(one)), "config": f"{config.task}, {kind}",
@@ -157,7 +167,7 @@ def table(found: Sequence[Entry]) -> list[dict]:
                 "over probe": Cell(one.over_probe, page.shown(one.over_probe, "+.3f")),
                 "leaderboard": one.public, "its gap": Cell(one.gap, page.shown(one.gap, "+.3f")),
                 "set": letters[one.rivals], "not comparable with the most, other": differs(one, found),
-                "state": about["state"], "minutes": Cell(minutes, f"{minutes:.1f}") if minutes else None,
+                "state": about["state"], "minutes": Cell(one.minutes, page.shown(one.minutes, ".1f")),
                 "device": about.get("machine") or "",
             }
         )  # fmt: skip

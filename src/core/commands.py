@@ -14,8 +14,8 @@ from typing import NamedTuple
 from core.errors import UserError
 
 LIST = """
-CONFIGS [--data DIR] [--demo] [--collect DIR ...] [key=value ...]
-    the main job: prepare, train, predict, tune, decide, evaluate; ends with submissions/NAME.csv; resumes
+CONFIGS [--data DIR] [--demo] [--collect DIR ...] [--no-page] [key=value ...]
+    the main job: prepare, train, predict, tune, decide, evaluate; ends with submissions/NAME.csv and a page; resumes
 train CONFIG [--data DIR] [--demo] [key=value ...]
     training only; leaves runs/NAME/val_logits.npz
 predict RUN [--data DIR]
