@@ -16,6 +16,7 @@ from leaderboard import client
 from tasks.opened import Opened, open_run
 
 PATIENCE = 10.0  # seconds that Kaggle is asked for
+OTHER = "other"  # the column that says in what a run cannot be compared with the most
 SAME = {"digest": "data", "split": "split", "commit": "commit"}  # in run.json: by what runs are comparable
 
 
@@ -160,15 +161,14 @@ def table(found: Sequence[Entry]) -> list[dict]:
         kind = about.get("baseline") and "regression" or config.model
         rows.append(
             {
-                "run": Cell(one.name, link=_page_of(one)), "config": f"{config.task}, {kind}",
-                "seed or folds": many + " (synthetic)" * bool(about.get("synthetic")), "size": config.size,
-                "rule": config.rule, "score": _figure(its.score, its.interval),
+                "run": Cell(one.name, link=_page_of(one)), "score": _figure(its.score, its.interval),
                 "AUC": _figure(its.auc, its.auc_interval), "NLL": its.nll,
                 "over probe": Cell(one.over_probe, page.shown(one.over_probe, "+.3f")),
                 "leaderboard": one.public, "its gap": Cell(one.gap, page.shown(one.gap, "+.3f")),
-                "set": letters[one.rivals], "not comparable with the most, other": differs(one, found),
-                "state": about["state"], "minutes": Cell(one.minutes, page.shown(one.minutes, ".1f")),
-                "device": about.get("machine") or "",
+                "set": letters[one.rivals], OTHER: differs(one, found), "size": config.size,
+                "seed or folds": many + " (synthetic)" * bool(about.get("synthetic")),
+                "minutes": Cell(one.minutes, page.shown(one.minutes, ".1f")), "config": f"{config.task}, {kind}",
+                "rule": config.rule, "state": about["state"], "device": about.get("machine") or "",
             }
         )  # fmt: skip
     return rows
@@ -186,8 +186,7 @@ def _figure(value: float | None, interval: Sequence[float] | None) -> Cell:
 def lines(rows: Sequence[Mapping]) -> list[str]:
     """The table as it is printed: without what stands on the page alone."""
     names = [name for name in rows[0] if name not in ("config", "rule", "state", "device")] if rows else []
-    heads = {"not comparable with the most, other": "other"}
-    cells = [[heads.get(name, name) for name in names]]
+    cells = [names]
     cells += [[_plain(row[name]) for name in names] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
@@ -220,7 +219,7 @@ def _runs(found: Sequence[Entry]) -> page.Table:
         "Score: of the run's rule on its validation images, cross-fitted, with its 95 % interval; AUC: macro. NLL: of"
         " the calibrated posterior. Over probe: the difference to runs/probe-NAME in the score, or in the AUC where"
         " there is none. Runs of one letter (set) have the same task, data, split and commit; others cannot be"
-        " compared."
+        " compared, and the column other says in what they differ from the most of their task."
     )
     return page.table(table(found), caption, ".3f")
 

@@ -184,8 +184,8 @@ def _lead(drawn: Drawn) -> list[Block]:
     run, about, config = drawn.run, drawn.run.about, drawn.run.config
     kind = about.get("baseline") or config.model
     folds = f" in {len(run.networks)} of {config.folds} folds" if config.crossed else ""
-    epochs = [about_one.get("best_epoch") for about_one in (one.about for one in run.networks)]
-    chosen = f", epoch {', '.join(map(str, epochs))}" if any(epochs) else ""
+    epochs = [one.about.get("best_epoch") for one in run.networks]
+    chosen = f", epoch{'s' * (len(epochs) > 1)} {', '.join(map(str, epochs))}" if any(epochs) else ""
     what = (
         f"{kind} at {config.size} pixels{folds}{chosen}, seed {config.seed}, on {len(run.rows):,} labelled images of"
         f" {Path(about['data']).name} ({config.task}). Not for clinical use."

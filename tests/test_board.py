@@ -72,10 +72,9 @@ def test_what_cannot_be_compared_is_marked(add):
     add("many", "m", digest="d", split="s", commit="c")
     found, _ = board.entries()
     rows = rows_of(found)
-    other = "not comparable with the most, other"
-    assert {rows[name][other] for name in ("a", "b", "m")} == {""} and rows["a"]["set"] == rows["b"]["set"] == "A"
+    assert {rows[name][board.OTHER] for name in ("a", "b", "m")} == {""} and rows["a"]["set"] == rows["b"]["set"] == "A"
     for what in board.SAME.values():
-        assert rows[f"other-{what}"][other] == what
+        assert rows[f"other-{what}"][board.OTHER] == what
     assert len({row["set"] for row in rows.values()}) == 5
 
 

@@ -746,10 +746,11 @@ def class_costs(material: Material) -> Iterator[Picture]:
     axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
     axis.spines["left"].set_visible(False)
+    total = (hits - alarms - misses).sum()
     figure.legend(loc="outside lower center", ncols=3, columnspacing=1, handletextpad=0.4, handlelength=1.2)
     caption = (
         "What the hits of every class add to the score, and what its misses and its false alarms take from it, the"
-        f" most costly class first: all bars together are the score, {(hits - alarms - misses).sum():.4f} (validation,"
+        f" most costly class first: all bars together are the score, {page.shown(total, '.4f')} (validation,"
         f" rule {material.rule}, cross-fitted)."
     )
     yield Picture(

@@ -73,7 +73,7 @@ def _commands(report: dict, beside: Beside) -> list[str]:
     clears = [name for name, found in rules.items() if found["over_always_interval"][0] > 0]
     lines = []
     if beside.leaderboard and not beside.synthetic:
-        forced = " --force   # it refuses otherwise" if rules[rule]["over_always"] <= 0 else ""
+        forced = " --force   # not advised, and refused without --force" if rules[rule]["over_always"] <= 0 else ""
         lines.append(f'./run.sh submit submissions/{beside.name}.csv -m "{beside.name}"{forced}')
     better = report["validation"]["bayes_minus"].get(rule)
     if clears and rule not in clears:
@@ -293,7 +293,7 @@ def striking(
         if pairs[pair] <= 2 and len(mistakes) < number:
             why = f"is {names[pair[0]]}, p = {p[row, pair[0]]:.2f}"
             mistakes.append(Example(int(row), pair[1], float(sure[row]), why))
-    rarest = [c for c in np.argsort(val.counts, kind="stable").tolist() if val.counts[c] > 0]
+    rarest = [c for c in np.argsort(val.counts, kind="stable").tolist()[:-1] if val.counts[c] > 0]
     hits = [
         [
             Example(row, c, float(sure[row]), f"hit; {val.counts[c]} training images")
