@@ -18,7 +18,7 @@ from core.data_set import Source
 from core.data_set import Table as Labelled
 from core.errors import UserError, command
 from core.files import ROOT, SYNTHETIC, home, shown, write_bytes
-from core.page import Block, Code, Facts, Folded, Found, Picture, Section, Table, Text, frame
+from core.page import Block, Code, Facts, Folded, Found, Picture, Section, Table, Text, Tiles, frame
 from core.runs import Run, clock
 from core.tables import read_table
 from core.task import Task
@@ -103,7 +103,8 @@ def told_by(data: Data, exclusive: bool) -> Found:
     seen = Picture(
         sheets.png(faded), "A mean radiograph of which only corners and borders are left", EDGE_IS, width=160
     )
-    return [Text([said]), chart, seen, Text([method], "note"), _each(data, told), *pixel_report.marks(data)], [said]
+    shown = [Tiles([chart, seen], least=380), Text([method], "note"), _each(data, told)]
+    return [Text([said]), *shown, *pixel_report.marks(data)], [said]
 
 
 EDGE, SHUFFLED = "corners and borders", shortcuts.SHUFFLES
@@ -173,14 +174,14 @@ def sections(data: Data, task: Task) -> tuple[list[Section], list[str]]:
 
 
 def _whole(data: Data, task: Task) -> Found:
-    name, counts = task.published, None
+    name, counts = task.counts_published, None
     if name and not data.source.synthetic:
         counts = read_table(ROOT / "configs" / "published" / name, ["kind", "name", "count"])[["kind", "name", "count"]]
     whole = task.whole(data.source)
     return data_report.whole_file(whole, data.table.classes, counts, f"configs/published/{name}")
 
 
-def _numbers(data: Data) -> str:
+def _numbers(data: Data, what: str) -> str:
     """How much there is, and of how many images the pixels are, in sentences."""
     rest = f"{len(data.unlabelled):,} images to predict" if len(data.unlabelled) else "none to predict"
     seen = "All images were looked at."
@@ -189,7 +190,7 @@ def _numbers(data: Data) -> str:
             f"SAMPLE: the pixels of {data.looked_at:,} of the {len(data.ids):,} images were looked at, drawn at random"
             f" with at least {RARE} of every class where it has as many; counts of labels and of files are of all."
         )
-    return f"{len(data.table.ids):,} labelled images, {len(data.table.classes)} classes, {rest}. {seen}"
+    return f"{len(data.table.ids):,} labelled images, {len(data.table.classes)} {what}, {rest}. {seen}"
 
 
 def look(task: Task, source: Source, words: Sequence[str]) -> tuple[Path, list[str]]:
@@ -197,7 +198,7 @@ def look(task: Task, source: Source, words: Sequence[str]) -> tuple[Path, list[s
     began, name = time.monotonic(), task.config.name
     data, fault = opened(task, source, name)
     found, said = sections(data, task)
-    numbers = _numbers(data)
+    numbers = _numbers(data, "classes" if task.exclusive else "labels")
     lead: list[Block] = [Text([numbers], "verdict")]
     without = f"The labelled images cannot be parted as a run would: {fault}."
     lead += [Text([without], "warning")] if fault else []

@@ -50,6 +50,14 @@ def home(tmp_path, monkeypatch) -> Path:
     return tmp_path / "home"
 
 
+@pytest.fixture(autouse=True)
+def no_page(monkeypatch):
+    """A main job in this process ends without drawing its page, which takes seconds: test_report.py draws them."""
+    import report
+
+    monkeypatch.setattr(report, "write_page", lambda folder: folder / "report.html")
+
+
 @pytest.fixture(scope="session")
 def made(tmp_path_factory) -> Path:
     """120 synthetic images in the competition's layout; read only."""

@@ -1,12 +1,14 @@
 """The drawings of what the data are, for the page that `look` makes. Needs no torch."""
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib import style
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
-from answers.plots import BLUE, GREY, ORANGE, PAGE, PALE, STYLE, VERMILLION
+from answers.plots import BLUE, COLUMN, GREY, ORANGE, PALE, STYLE, VERMILLION
 from core import page
 from core.page import Picture
 
@@ -15,17 +17,17 @@ LEAST_IMAGES = 50  # of a class: the competition report counts those that have f
 
 
 def _picture(draw: Callable[[Figure], None], height: float, alternative: str, caption: str) -> Picture:
-    """What `draw` draws on a figure as wide as a page and `height` cm high."""
+    """What `draw` draws on a figure as wide as a column, which a phone can show, and `height` cm high."""
     with style.context(["default", STYLE]):
-        figure = Figure(figsize=(PAGE / 2.54, height / 2.54), layout="constrained")
+        figure = Figure(figsize=(COLUMN / 2.54, height / 2.54), layout="constrained")
         draw(figure)
         return page.drawn(figure, alternative, caption)
 
 
 def _named(axis, names: Sequence[str]) -> None:
     """Names down the left side, the first on top."""
-    # a $ would begin a formula
-    axis.set_yticks(range(len(names)), [name.replace("$", r"\$") for name in names])
+    said = ["\n".join(textwrap.wrap(name, 24, max_lines=2)) or " " for name in names]
+    axis.set_yticks(range(len(names)), [name.replace("$", r"\$") for name in said])  # a $ would begin a formula
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.tick_params(axis="y", length=0)
 
@@ -42,7 +44,10 @@ def counts(classes: Sequence[str], images: np.ndarray) -> Picture:
             axis.annotate(f"{number:,}", (max(number, 0.8) + 0.5, row), (3, 0), textcoords="offset points", va="center")
         axis.axvline(LEAST_IMAGES, color=GREY, linewidth=0.8, linestyle="--")
         axis.set_xscale("log")
-        axis.set_xlim(0.5, max(images.max(initial=1), LEAST_IMAGES) * 3)
+        most = max(images.max(initial=1), LEAST_IMAGES) * 5
+        axis.set_xlim(0.5, most)
+        axis.set_xticks([10**k for k in range(7) if 10**k < most], [f"{10**k:,}" for k in range(7) if 10**k < most])
+        axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlabel("labelled images (logarithmic)")
         _named(axis, [classes[c] for c in order])
 
@@ -106,24 +111,20 @@ def spread(names: Sequence[str], quantiles: np.ndarray, what: str, alternative: 
     return _picture(draw, 0.45 * len(names) + 1.6, alternative, caption)
 
 
-def sizes(times: np.ndarray, what: str, unit: str) -> Picture:
+def sizes(times: np.ndarray) -> Picture:
     """How many patients have one image, two, …; the last bar holds the rest. times int [patients]."""
-    most = int(min(times.max(initial=1), 30))
+    most = int(min(times.max(initial=1), 20))
     numbers = np.bincount(np.minimum(times, most), minlength=most + 1)[1:]
 
     def draw(figure: Figure) -> None:
         axis = figure.subplots()
         axis.bar(range(1, most + 1), numbers, color=BLUE)
-        labels = [str(n) for n in range(1, most + 1)]
-        if times.max(initial=1) > most:
-            labels[-1] += "+"
-        step = 1 if most <= 15 else 5
-        shown = [n for n in range(1, most + 1) if n in (1, most) or n % step == 0]
-        axis.set_xticks(shown, [labels[n - 1] for n in shown])
-        axis.set(xlabel=f"{unit} of one of the {what}", ylabel=what)
+        shown = [n for n in range(1, most + 1) if n in (1, most) or (n % 5 == 0 or most <= 10)]
+        axis.set_xticks(shown, [f"{n}{'+' * (n == most < times.max(initial=1))}" for n in shown])
+        axis.set(xlabel="images of a patient", ylabel="patients")
 
-    said = f"Bars: {what} by the number of their {unit}; {numbers[0]:,} of {len(times):,} have one"
-    return _picture(draw, 5.5, said, f"How many {unit} the {what} have.")
+    said = f"Bars: patients by the number of their images; {numbers[0]:,} of {len(times):,} have one"
+    return _picture(draw, 5.5, said, "How many images the patients have.")
 
 
 def areas(rows: Sequence[tuple[str, float, float, float]], luck: tuple[float, float] | None) -> Picture:
@@ -139,7 +140,7 @@ def areas(rows: Sequence[tuple[str, float, float, float]], luck: tuple[float, fl
             axis.plot([area], [place], "o", color=VERMILLION)
             axis.annotate(f"{area:.3f}", (high, place), (4, 0), textcoords="offset points", va="center")
         axis.set_xlabel("macro AUC-ROC, 0.5: nothing is told")
-        axis.margins(x=0.08)
+        axis.margins(x=0.15)
         _named(axis, [name for name, *_ in rows])
 
     said = "; ".join(f"{name} {area:.3f}" for name, area, *_ in rows)

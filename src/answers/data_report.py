@@ -16,7 +16,7 @@ from answers import data_plots, metrics, stats
 from answers.metrics import Costs
 from core.data_set import Table as Labelled
 from core.errors import some
-from core.page import MINUS, Block, Cell, Facts, Folded, Found, Table, Text, frame
+from core.page import Block, Cell, Facts, Folded, Found, Table, Text, frame, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 FEW = data_plots.LEAST_IMAGES
 RECALL = 0.15  # of the rare classes, at which the luck of a score is shown; the documents' networks reach about that
 MATRIX = 30  # labels of a matrix at most
-
-
-def signed(value: float, digits: int = 3) -> str:
-    return f"{value:.{digits}f}".replace("-", MINUS)
 
 
 # ---- classes
@@ -50,9 +46,8 @@ def classes(table: Labelled, parts: np.ndarray, exclusive: bool) -> Found:
             "; last column: how far an area under the ROC curve strays by luck alone on the validation part, images"
             " taken as independent (Mann and Whitney 1947)"
         )
-    shown = Table(frame(columns), caption + ".", {"share": ".2%", "sd of AUC by luck": ".3f"} | dict.fromkeys(
-        [name for name in columns if name not in ("share", "sd of AUC by luck")], ","))  # fmt: skip
-    return [data_plots.counts(table.classes, images), shown], _tail(table.classes, images, what)
+    listed = Table(frame(columns), caption + ".", {"share": ".2%", "sd of AUC by luck": ".3f"})
+    return [data_plots.counts(table.classes, images), listed], _tail(table.classes, images, what)
 
 
 def _luck(has: np.ndarray) -> list[float]:
@@ -70,9 +65,9 @@ def _tail(names: Sequence[str], images: np.ndarray, what: str) -> list[str]:
     few = [f"{name} ({number})" for name, number in zip(names, images, strict=True) if 0 < number < FEW]
     said = []
     if empty:
-        said.append(f"{len(empty)} of the {len(names)} {what} have no image: {some(empty, 20)}.")
+        said.append(f"Without an image: {len(empty)} of the {len(names)} {what}, {some(empty, 20)}.")
     if few:
-        said.append(f"{len(few)} {what} have fewer than {FEW} images: {some(few, 20)}.")
+        said.append(f"Fewer than {FEW} images: {len(few)} of the {len(names)} {what}, {some(few, 20)}.")
     if (images > 0).any():
         common, rare = images.argmax(), np.where(images > 0, images, images.max()).argmin()
         said.append(
@@ -93,10 +88,10 @@ def constants(table: Labelled, costs: Costs) -> Found:
     caption = "The score of every constant answer on all labelled images, the best first"
     if len(there) < len(n):
         caption += "; the mean is over the classes that have images, as everywhere in this kit"
-    shown = Table(frame(columns), caption + ".", {"images": ",", "score": ",.4f"})
+    listed = Table(frame(columns), caption + ".", {"score": ",.4f"})
     best = order[0]
-    return [shown], [
-        f"The bar: always answering {table.classes[there[best]]} scores {signed(scores[best], 4)} on these images."
+    return [listed], [
+        f"The bar: always answering {table.classes[there[best]]} scores {shown(scores[best], '.4f')} on these images."
     ]
 
 
@@ -119,14 +114,14 @@ def noise(table: Labelled, parts: np.ndarray, costs: Costs, draws: int = 1000) -
     facts = {
         "validation images": f"{len(rows):,}",
         "classes among them": f"{len(there)} of {len(n)}",
-        f"always {table.classes[answer]}: score": signed(
-            float(metrics.competition_score(metrics.constant(n, answer), costs))
+        f"always {table.classes[answer]}: score": shown(
+            float(metrics.competition_score(metrics.constant(n, answer), costs)), ".3f"
         ),
-        f"its standard deviation, {unit} drawn again": signed(float(scores.std())),
-        f"standard deviation when {RECALL:.0%} of each class are hit": signed(float(by_recall)),
+        f"its standard deviation, {unit} drawn again": shown(float(scores.std()), ".3f"),
+        f"standard deviation when {RECALL:.0%} of each class are hit": shown(float(by_recall), ".3f"),
     }
     rarest = there[n[there].argmin()]
-    facts[f"one more hit of {table.classes[rarest]} ({n[rarest]} here) adds"] = signed(step / n[rarest])
+    facts[f"one more hit of {table.classes[rarest]} ({n[rarest]} here) adds"] = shown(step / n[rarest], ".3f")
     note = (
         "The first deviation comes from which images (or whole patients) happen to be drawn; the second, from which of"
         f" the rare ones happen to be hit: {step:.2f} · √(Σ {RECALL:g} · {1 - RECALL:g} / n), n the images of a class."
@@ -146,7 +141,7 @@ def labels_an_image(table: Labelled, exclusive: bool) -> Found:
         said = f"Every one of the {len(has):,} labelled images has exactly one class." if exact else "Not every one is."
         return [Text([said])], []
     columns = {"labels": number, "images": times, "share": times / len(has)}
-    counts = Table(frame(columns), "Images by the number of their labels.", {"images": ",", "share": ".1%"})
+    counts = Table(frame(columns), "Images by the number of their labels.", {"share": ".1%"})
     chosen = np.argsort(-has.sum(axis=0), kind="stable")[:MATRIX]
     both = has[:, chosen].T.astype(int) @ has[:, chosen].astype(int)
     names = [table.classes[c] for c in chosen]
@@ -182,7 +177,8 @@ def patients(known: Mapping[str, np.ndarray], parts: np.ndarray) -> Found:
         "most images": f"{times.max():,} (patient {some(most, 3)})",
         "images of the tenth of patients with most": f"{tenth / times.sum():.0%}",
     }
-    there = [part for part in np.unique(parts).tolist() if part]
+    order = ("training", "validation", "test", "labelled")
+    there = sorted(np.unique(parts).tolist(), key=lambda part: order.index(part) if part in order else len(order))
     rows = frame({
         "part": there,
         "images": [int((parts == part).sum()) for part in there],
@@ -192,8 +188,8 @@ def patients(known: Mapping[str, np.ndarray], parts: np.ndarray) -> Found:
         f"{len(names):,} patients with {times.mean():.1f} images each; patient {most[0]} has most,"
         f" {times.max():,} images."
     )
-    shown = Table(rows, "Images and patients of the parts.", {"images": ",", "patients": ","})
-    return [Facts(facts), data_plots.sizes(times, "patients", "images"), shown], [said]
+    listed = Table(rows, "Images and patients of the parts.")
+    return [Facts(facts), data_plots.sizes(times), listed], [said]
 
 
 # ---- who they are
@@ -209,7 +205,7 @@ def people(table: Labelled) -> Found:
     has, known = table.targets == 1, table.known
     rows = [("all images", np.ones(len(has), bool)), *zip(table.classes, has.T, strict=True)]
     columns: dict[str, list] = {"label": [name for name, _ in rows], "images": [int(row.sum()) for _, row in rows]}
-    forms, blocks, said = {"images": ","}, [], []
+    forms, blocks, said = {}, [], []
     if "age" in known:
         ages = years(known["age"])
         columns["mean age"] = [_mean(ages[row]) for _, row in rows]
@@ -274,7 +270,7 @@ def grey_levels(classes: Sequence[str], has: np.ndarray, labelled: np.ndarray, e
         columns: dict[str, Sequence] = {"class": names, "images looked at": has.sum(axis=0)[there]}
         marked = {"5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95}
         columns |= {name: [_level(one, share) for one in means] for name, share in marked.items()}
-        forms = dict.fromkeys(marked, ".0f") | {"images looked at": ","}
+        forms = dict.fromkeys(marked, ".0f")
         blocks.append(Table(frame(columns), "Quantiles of the grey levels, by class.", forms))
     (low, high), wide = spans[0.5], spans[0.9]
     said = (
@@ -303,11 +299,10 @@ def whole_file(whole: Labelled, used: Sequence[str], published: pd.DataFrame | N
             listed = some((f"{names[k] or 'unknown'} {times[k]:,}" for k in order), 8)
             facts["patients" if what == "patient" else what] = f"{len(names):,}" if what == "patient" else listed
     columns: dict[str, object] = {"label": whole.classes, "images": images, "share": images / len(has)}
-    forms = {"images": ",", "share": ".2%"}
+    forms = {"share": ".2%"}
     if "method" in whole.known:
         for method in np.unique(whole.known["method"]).tolist():
             columns[f"by {method or 'unknown'}"] = has[whole.known["method"] == method].sum(axis=0)
-            forms[f"by {method or 'unknown'}"] = ","
     columns["used here"] = ["yes" if name in used else "" for name in whole.classes]
     order = np.argsort(-images, kind="stable")
     listed = frame({name: np.asarray(values, object)[order] for name, values in columns.items()})
@@ -333,7 +328,6 @@ def _beside(whole: Labelled, published: pd.DataFrame, where: str) -> Found:
     other = [row for row in rows if row[1] != row[2]]
     columns = dict(zip(("what", "here", "published"), map(list, zip(*rows, strict=True)), strict=True))
     columns["difference"] = [here - there for _, here, there in rows]
-    forms = {"here": ",", "published": ",", "difference": "+,"}
-    shown = Table(frame(columns), f"Counts of this file beside those in {where}.", forms)
+    listed = Table(frame(columns), f"Counts of this file beside those in {where}.")
     said = some((f"{name}: {here:,} here, {there:,} published" for name, here, there in other), 12)
-    return [shown], [f"Counts that differ from {where}: {said}."] if other else []
+    return [listed], [f"Counts that differ from {where}: {said}."] if other else []

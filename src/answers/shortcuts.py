@@ -97,14 +97,17 @@ def _held_out(
     """The log-odds (exclusive: log-probabilities) of every row by a classifier that did not see it, over those of the
     classes' frequencies there, float [N, C]: without the latter, a fold whose share of a class is high by chance is
     ranked low by the others, and an area without any information falls below 0.5."""
+    from threadpoolctl import threadpool_limits
+
     scores = np.zeros(targets.shape)
     if not targets.shape[1]:
         return scores
     strata = targets.argmax(axis=1) if exclusive else (targets * 2.0 ** np.arange(targets.shape[1])).sum(axis=1)
     part = folds.parts(strata, FOLDS, seed, groups)
-    for fold in np.unique(part):
-        learn, judge = part != fold, part == fold
-        scores[judge] = (_softmax if exclusive else _sigmoids)(found[learn], targets[learn], found[judge])
+    with threadpool_limits(1):  # with more the many small fits take ten times as long where others compute, too
+        for fold in np.unique(part):
+            learn, judge = part != fold, part == fold
+            scores[judge] = (_softmax if exclusive else _sigmoids)(found[learn], targets[learn], found[judge])
     return scores
 
 

@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
@@ -26,13 +27,14 @@ DARK = {  # the colours of Okabe and Ito and two greys, and what they turn into 
 
 
 class Cell(NamedTuple):
-    """A cell of a table that is not shown as it is: what it is sorted by, what it says, what is said on hovering, and
-    how strongly it is coloured (0 to 1)."""
+    """A cell of a table that is not shown as it is: what it is sorted by, what it says, what is said on hovering, how
+    strongly it is coloured (0 to 1), and the page that it leads to, by its place beside this one."""
 
     value: object
     text: str = ""
     title: str = ""
     shade: float | None = None
+    link: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class Text:
 class Table:
     """A data frame whose columns can be sorted by; its first column heads the rows.
 
-    forms: column → format of its numbers, such as "+.3f"; a Cell says its own. `matrix`: narrow columns, their heads
-    upright, not to be sorted. What is missing is shown as –.
+    forms: column → format of its numbers that are no whole ones, such as "+.3f"; a Cell says its own. `matrix`: narrow
+    columns, their heads upright, not to be sorted. What is missing is shown as –.
     """
 
     kind_of_block: ClassVar[str] = "table"
@@ -58,7 +60,7 @@ class Table:
     forms: Mapping[str, str] = field(default_factory=dict)
     matrix: bool = False
 
-    @property
+    @cached_property
     def heads(self) -> list[tuple[str, bool]]:
         """The name of every column, and whether it holds numbers."""
         columns = (self.frame[name] for name in self.frame)
@@ -187,13 +189,28 @@ def _number(value) -> bool:
 
 def _said(value, form: str) -> Cell:
     """The cell with the text that it is shown with; its value is None where it is missing."""
+    import numpy as np
+
     cell = _cell(value)
-    missing = cell.value is None or cell.value != cell.value
+    if cell.value is None or cell.value != cell.value:
+        return cell._replace(value=None, text=cell.text or "–")
     if cell.text:
-        text = cell.text
-    elif missing:
-        text = "–"
-    else:
-        default = ".4f" if isinstance(cell.value, float) else ""
-        text = format(cell.value, form or default).replace("-", MINUS) if _number(cell.value) else str(cell.value)
-    return cell._replace(value=None if missing else cell.value, text=text)
+        return cell
+    if not _number(cell.value):
+        return cell._replace(text=str(cell.value))
+    whole = isinstance(cell.value, (int, np.integer))
+    return cell._replace(text=shown(cell.value, "," if whole else form or ".4f"))
+
+
+def shown(value: float | None, form: str) -> str:
+    """A number as text, with a true minus; – where there is none."""
+    return "–" if value is None or value != value else format(value, form).replace("-", MINUS)
+
+
+def table(rows: Sequence[Mapping], caption: str, form: str = "", matrix: bool = False) -> Table:
+    """A table of rows, each a mapping of column to value or Cell; what a row lacks is missing. `form` is that of all
+    numbers that are no whole ones."""
+    import pandas as pd
+
+    frame = pd.DataFrame(rows, columns=list(dict.fromkeys(name for row in rows for name in row)), dtype=object)
+    return Table(frame, caption, dict.fromkeys(frame.columns, form), matrix)

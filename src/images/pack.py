@@ -200,7 +200,7 @@ def _stamps_of(paths: list[Path]) -> np.ndarray:
 
 
 def _decode_rows(
-    rows: np.ndarray, paths: list[Path], ids: np.ndarray, array: np.memmap, crop: Crop | None
+    rows: Iterable[int], paths: list[Path], ids: np.ndarray, array: np.ndarray, crop: Crop | None
 ) -> dict[int, str]:
     """Decode some rows into the array; returns why some of them could not be."""
     reasons = {}
@@ -224,6 +224,19 @@ def square(image: np.ndarray, side: int) -> np.ndarray:
     """An image [H, W] resized to side × side, whatever its aspect: uint8 [side, side]."""
     way = cv2.INTER_AREA if min(image.shape) >= side else cv2.INTER_LINEAR
     return cv2.resize(image, (side, side), interpolation=way)
+
+
+def decoded(
+    images: Path, ids: np.ndarray, size: int, places: Mapping[str, str], crop: Crop
+) -> tuple[np.ndarray, dict[str, str]]:
+    """A few images as `pack` would pack them, uint8 [N, size, size], kept nowhere; and why some could not be read.
+    `crop` is ready."""
+    array = np.zeros((len(ids), size, size), np.uint8)
+    paths = [images / places[name] for name in ids.tolist()]
+    failed = {str(ids[row]): "missing" for row, path in enumerate(paths) if not path.is_file()}
+    there = [row for row, path in enumerate(paths) if path.is_file()]
+    reasons = _decode_rows(there, paths, ids, array, crop)
+    return array, failed | {str(ids[row]): reason for row, reason in reasons.items()}
 
 
 def decode(path: Path) -> np.ndarray:

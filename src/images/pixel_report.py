@@ -97,7 +97,12 @@ def files(data: Data, side: int) -> Found:
     blocks: list[Block] = []
     said = []
     if kinds:
-        blocks.append(Table(listed, f"Sizes and modes of the files, the commonest of {len(kinds)}.", {"images": ","}))
+        blocks.append(
+            Table(
+                listed,
+                f"Sizes and modes of the files{', the commonest 20 of ' + str(len(kinds)) if len(kinds) > 20 else ''}.",
+            )
+        )
         blocks.append(Text([_stretch(found.shape, side)]))
         same = "one size" if len(kinds) == 1 else f"{len(kinds)} kinds of size and mode"
         said.append(f"Files: {same}, the commonest {' '.join(listed.iloc[0, :2])}. {_stretch(found.shape, side)}")
@@ -261,7 +266,7 @@ def marks(data: Data) -> list[Block]:
     reach = f"{number[most].max()} to {number[most].min()}"
     said = f"The {len(most)} radiographs with most bright marks near their edge, {reach}"
     return [
-        Table(frame(columns), caption, forms | {"images": ","}),
+        Table(frame(columns), caption, forms),
         Picture(
             sheets.png(sheet), f"{said}: {', '.join(ids)}", f"{said}: letters and markers that a network can read."
         ),

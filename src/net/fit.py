@@ -19,7 +19,7 @@ from core.files import write_rows
 from core.logits_file import Logits
 from core.runs import Run, clock, elapsed
 from core.task import Task
-from net import checkpoint, infer, schedule
+from net import checkpoint, curves, infer, schedule
 from net.losses import Loss
 from net.machine import Machine
 from net.mix import mix
@@ -131,6 +131,7 @@ def fit(learner: Learner, batches: Batches, loss: Loss, task: Task, run: Run) ->
     """
     config, net, last = learner.config, learner.net, learner.config.monitor == "last"
     learner.resume(run)
+    show = curves.curves(config, run, len(learner.history))
     for epoch in range(len(learner.history), config.epochs):
         if learner.resting >= config.patience and not last:
             print(f"stopped early: {config.patience} epochs without a better validation {task.monitored}")
@@ -159,6 +160,7 @@ def fit(learner: Learner, batches: Batches, loss: Loss, task: Task, run: Run) ->
             checkpoint.save(run / "best.pt", best)
         learner.save(run)
         write_rows(run / "log.csv", learner.history)
+        show(learner.history[-1])
         say(learner.history, list(figures), config.epochs, better and not last)
     return True
 

@@ -27,7 +27,8 @@ class Padchest(MultiLabel, ByPatient):
         r"padchest|(?<![a-z])pc(?![a-z])|xrv|torchxrayvision|res224-all|cxr[-_]?lt", re.IGNORECASE
     )
 
-    published = "ruiz2025.csv"
+    counts_published = "ruiz2025.csv"
+    published = (("the thesis' final model, MobileNetV2, 3 replicates ± 0.006", 0.778),)
 
     def read(self, source: Source) -> Tables:
         config = self.config
