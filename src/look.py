@@ -44,11 +44,11 @@ def opened(task: Task, source: Source, name: str) -> tuple[Data, str]:
         parts, fault = np.full(len(table.ids), "labelled"), str(error)
     nothing = surveys.survey([], np.array([], dtype=str))
     data = Data(source, table, parts, found.unlabelled, nothing)
-    rows, paths = sample(table, len(found.unlabelled), data.paths), data.paths
+    rows, paths = sample(table, len(found.unlabelled), data.paths, MOST), data.paths
     return replace(data, survey=surveys.survey([paths[row] for row in rows], data.ids[rows])), fault
 
 
-def sample(table: Labelled, unlabelled: int, paths: Sequence[Path], most: int = MOST) -> np.ndarray:
+def sample(table: Labelled, unlabelled: int, paths: Sequence[Path], most: int) -> np.ndarray:
     """Which images are looked at, as rows of the labelled and then the unlabelled ones: all, or `most` at random and
     at least RARE of every class; fewer where their files would be more than BYTES. The same for the same table."""
     number, rng = len(table.ids) + unlabelled, np.random.default_rng(0)

@@ -25,6 +25,7 @@ LOOK = """
 const seen = [], shown = one => one.textContent.trim();
 for (const frame of document.querySelectorAll("iframe")) {
   const page = frame.contentDocument, wide = page.documentElement, inside = frame.contentWindow.innerWidth;
+  for (const one of page.querySelectorAll("details")) one.open = true;  // what is folded is looked at, too
   const outside = [...page.body.querySelectorAll("*")].filter(one => !one.parentElement.closest(".wide") &&
     one.getBoundingClientRect().width && one.getBoundingClientRect().right > inside + 1);
   const images = [...page.images], all = what => [...page.querySelectorAll(what)];

@@ -120,7 +120,7 @@ def sizes(times: np.ndarray) -> Picture:
         axis = figure.subplots()
         axis.bar(range(1, most + 1), numbers, color=BLUE)
         shown = [n for n in range(1, most + 1) if n in (1, most) or (n % 5 == 0 or most <= 10)]
-        axis.set_xticks(shown, [f"{n}{'+' * (n == most < times.max(initial=1))}" for n in shown])
+        axis.set_xticks(shown, [f"{n}+" if n == most < times.max() else str(n) for n in shown])
         axis.set(xlabel="images of a patient", ylabel="patients")
 
     said = f"Bars: patients by the number of their images; {numbers[0]:,} of {len(times):,} have one"

@@ -47,12 +47,12 @@ def side_by_side(images: Sequence[np.ndarray]) -> np.ndarray:
 
 def grid(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
     """Grey images of one size in rows of so many, a dark line between them: [H, W]."""
-    side = images[0].shape[0]
-    rows = -(-len(images) // columns)
-    sheet = np.zeros((rows * (side + 2) - 2, min(columns, len(images)) * (side + 2) - 2))
+    height, width = images[0].shape
+    rows, columns = -(-len(images) // columns), min(columns, len(images))
+    sheet = np.zeros((rows * (height + 2) - 2, columns * (width + 2) - 2))
     for place, image in enumerate(images):
-        top, left = (place // columns) * (side + 2), (place % columns) * (side + 2)
-        sheet[top : top + side, left : left + side] = image
+        top, left = (place // columns) * (height + 2), (place % columns) * (width + 2)
+        sheet[top : top + height, left : left + width] = image
     return sheet
 
 

@@ -176,7 +176,7 @@ def alike(found: Survey, mirrored: bool = False, most: int = 500) -> tuple[list[
 
 def _standard(small: np.ndarray) -> np.ndarray:
     """Images at 32 × 32 pixels with mean 0 and length 1, float32 [N, 1024]; those of one grey level are 0."""
-    pixels = shrunk(small, SAME_AS).reshape(len(small), -1)
+    pixels = shrunk(small, SAME_AS).reshape(len(small), SAME_AS**2)
     pixels = pixels - pixels.mean(axis=1, keepdims=True)
     length = np.linalg.norm(pixels, axis=1, keepdims=True)
     return np.divide(pixels, length, out=np.zeros_like(pixels), where=length > 1e-3)
