@@ -232,7 +232,7 @@ def test_the_noise_of_a_score_is_what_drawing_gives():
         hit = rng.random(n.sum()) < data_report.RECALL
         each = [(hit[truth == c].sum() - 5 * (~hit[truth == c]).sum()) / n[c] for c in range(3)]  # false alarms apart
         scores.append(np.mean(each))
-    said = next(value for name, value in blocks[0].values.items() if name.startswith("standard deviation when"))
+    said = next(value for name, value in blocks[0].values.items() if name.startswith("sd with"))
     assert float(said) == pytest.approx(np.std(scores), rel=0.05)
     assert (
         "no validation part"
@@ -254,8 +254,8 @@ def test_by_patient_the_noise_is_wider():
 def test_counts_are_exact_and_the_tail_is_named():
     truth = [0] * 120 + [1] * 49 + [2] * 3
     parts = np.array((["training"] * 3 + ["validation"]) * 43)
-    (_, listed), said = data_report.classes(table(truth, 4, patient=np.arange(172) // 2), parts, True)
-    rows = listed.frame.set_index("class")
+    (both,), said = data_report.classes(table(truth, 4, patient=np.arange(172) // 2), parts, True)
+    rows = both.blocks[1].frame.set_index("class")
     assert rows["images"].tolist() == [120, 49, 3, 0] and rows["patients"].tolist() == [60, 25, 2, 0]
     assert (rows["training"] + rows["validation"] == rows["images"]).all()
     assert said == [

@@ -39,9 +39,11 @@ def counts(classes: Sequence[str], images: np.ndarray) -> Picture:
     def draw(figure: Figure) -> None:
         axis = figure.subplots()
         few = images[order] < LEAST_IMAGES
-        axis.barh(range(len(order)), np.maximum(images[order], 0.8), color=np.where(few, VERMILLION, BLUE), left=0.5)
+        axis.barh(
+            range(len(order)), np.maximum(images[order] - 0.5, 0), color=np.where(few, VERMILLION, BLUE), left=0.5
+        )
         for row, number in enumerate(images[order]):
-            axis.annotate(f"{number:,}", (max(number, 0.8) + 0.5, row), (3, 0), textcoords="offset points", va="center")
+            axis.annotate(f"{number:,}", (max(number, 0.5), row), (3, 0), textcoords="offset points", va="center")
         axis.axvline(LEAST_IMAGES, color=GREY, linewidth=0.8, linestyle="--")
         axis.set_xscale("log")
         most = max(images.max(initial=1), LEAST_IMAGES) * 5

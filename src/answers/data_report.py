@@ -16,7 +16,7 @@ from answers import data_plots, metrics, stats
 from answers.metrics import Costs
 from core.data_set import Table as Labelled
 from core.errors import some
-from core.page import Block, Cell, Facts, Folded, Found, Table, Text, frame, shown
+from core.page import Block, Cell, Facts, Folded, Found, Table, Text, Tiles, frame, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +47,7 @@ def classes(table: Labelled, parts: np.ndarray, exclusive: bool) -> Found:
             " taken as independent (Mann and Whitney 1947)"
         )
     listed = Table(frame(columns), caption + ".", {"share": ".2%", "sd of AUC by luck": ".3f"})
-    return [data_plots.counts(table.classes, images), listed], _tail(table.classes, images, what)
+    return [Tiles([data_plots.counts(table.classes, images), listed], least=420)], _tail(table.classes, images, what)
 
 
 def _luck(has: np.ndarray) -> list[float]:
@@ -110,21 +110,21 @@ def noise(table: Labelled, parts: np.ndarray, costs: Costs, draws: int = 1000) -
     scores = metrics.weighted_scores(truth, np.full(len(rows), answer), weights, len(n), costs)
     step = (costs.tp + costs.fn) / len(there)  # what a hit is worth for a class of one image
     by_recall = step * np.sqrt((RECALL * (1 - RECALL) / n[there]).sum())
-    unit = "images" if patients is None else f"the {len(np.unique(groups)):,} patients"
+    unit = "images" if patients is None else f"{len(np.unique(groups)):,} patients"
     facts = {
         "validation images": f"{len(rows):,}",
         "classes among them": f"{len(there)} of {len(n)}",
         f"always {table.classes[answer]}: score": shown(
             float(metrics.competition_score(metrics.constant(n, answer), costs)), ".3f"
         ),
-        f"its standard deviation, {unit} drawn again": shown(float(scores.std()), ".3f"),
-        f"standard deviation when {RECALL:.0%} of each class are hit": shown(float(by_recall), ".3f"),
+        f"its sd, {unit} drawn again": shown(float(scores.std()), ".3f"),
+        f"sd with {RECALL:.0%} of each class hit": shown(float(by_recall), ".3f"),
     }
     rarest = there[n[there].argmin()]
-    facts[f"one more hit of {table.classes[rarest]} ({n[rarest]} here) adds"] = shown(step / n[rarest], ".3f")
+    facts[f"a hit of {table.classes[rarest]} ({n[rarest]} here) adds"] = shown(step / n[rarest], ".3f")
     note = (
-        "The first deviation comes from which images (or whole patients) happen to be drawn; the second, from which of"
-        f" the rare ones happen to be hit: {step:.2f} · √(Σ {RECALL:g} · {1 - RECALL:g} / n), n the images of a class."
+        "sd: standard deviation. The first comes from which images (or whole patients) happen to be drawn; the"
+        f" second, from which of the rare ones happen to be hit: {step:.2f} · √(Σ {RECALL:g} · {1 - RECALL:g} / n), n the images of a class."
         " Two models whose scores are closer than this are not told apart by this validation part."
     )
     said = f"Noise: on {len(rows):,} validation images a score strays by {by_recall:.2f} (one sd) by luck alone"
@@ -262,11 +262,12 @@ def grey_levels(classes: Sequence[str], has: np.ndarray, labelled: np.ndarray, e
         return [Text(["No image could be read, so there is nothing to show."])], []
     levels = every.mean(axis=0)
     spans = {share: (_level(levels, (1 - share) / 2), _level(levels, (1 + share) / 2)) for share in (0.5, 0.9)}
-    blocks: list[Block] = [data_plots.histogram(levels, spans)]
+    drawn: list[Block] = [data_plots.histogram(levels, spans)]
     there = [c for c in np.argsort(-has.sum(axis=0), kind="stable") if has[:, c].any()]
+    blocks: list[Block] = [Tiles(drawn, least=420)]
     if there:
         names, means = [classes[c] for c in there], np.array([labelled[has[:, c]].mean(axis=0) for c in there])
-        blocks.append(data_plots.by_class(names[:MATRIX], means[:MATRIX]))
+        drawn.append(data_plots.by_class(names[:MATRIX], means[:MATRIX]))
         columns: dict[str, Sequence] = {"class": names, "images looked at": has.sum(axis=0)[there]}
         marked = {"5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95}
         columns |= {name: [_level(one, share) for one in means] for name, share in marked.items()}

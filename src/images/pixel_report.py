@@ -25,6 +25,7 @@ from images.survey import Survey
 
 TO_PREDICT = "to predict"  # the part of the images without labels
 PAIRS = 12  # of the same image twice that are shown
+LISTED = 500  # of them in the table
 CLASSES = 30  # whose mean images are shown
 CROPS = 6
 MODES = {
@@ -168,8 +169,10 @@ def duplicates(data: Data) -> Found:
     said = _shared(data, apart)
     kinds = Counter(kind for *_, kind, _ in pairs)
     if pairs:
-        named = ", ".join(f"{times} {kind}" for kind, times in kinds.items())
-        said.append(f"{number:,} pairs of images are the same or nearly so ({named}); {len(crossing)} cross parts.")
+        named = ", ".join(f"{times:,} {kind}" for kind, times in kinds.items())
+        said.append(
+            f"Images twice: {number:,} pairs are the same or nearly so ({named}); across parts: {len(crossing):,}."
+        )
     blocks: list[Block] = [Text([*said, method])]
     if pairs:
         blocks += _shown_pairs(data, pairs)
@@ -216,7 +219,7 @@ def _shown_pairs(data: Data, pairs: Sequence[tuple[str, str, str, float]]) -> li
     """The table of the pairs, and the first of them as pictures; those across parts come first."""
     row = {name: number for number, name in enumerate(data.table.ids.tolist())}
     patient, part = data.table.known.get("patient"), data.part_of
-    pairs = sorted(pairs, key=lambda pair: part[pair[0]] == part[pair[1]])
+    number, pairs = len(pairs), sorted(pairs, key=lambda pair: part[pair[0]] == part[pair[1]])[:LISTED]
 
     def labels(name: str) -> str:
         if name not in row:
@@ -241,7 +244,7 @@ def _shown_pairs(data: Data, pairs: Sequence[tuple[str, str, str, float]]) -> li
     shown_pairs = Table(
         frame(columns), "Pairs that are the same or nearly so; across parts first.", {"correlation": ".4f"}
     )
-    return [Tiles(tiles, least=230), Folded(f"All {len(pairs)} pairs", [shown_pairs])]
+    return [Tiles(tiles, least=230), Folded(f"{len(pairs)} of {number:,} pairs in a table", [shown_pairs])]
 
 
 # ---- marks
