@@ -122,7 +122,7 @@ def _letter(place: int) -> str:
 def differs(one: Entry, others: Sequence[Entry]) -> str:
     """In what a run differs from the largest group of its task, so that it cannot be compared with it; of other data
     all else is other, too."""
-    kin = Counter(other.rivals for other in others if other.run.config.task == one.run.config.task)
+    kin = Counter(other.rivals for other in others if other.rivals[0] == one.rivals[0])
     largest = max(kin, key=lambda rivals: kin[rivals])
     said = [what for what, own, its in zip(SAME.values(), one.rivals[1:], largest[1:], strict=True) if own != its]
     return "data" if "data" in said else ", ".join(said)

@@ -173,7 +173,7 @@ def drawn(figure: "Figure", alternative: str, caption: str = "") -> Picture:
     dark = "".join(f"--c{place}:{colour};" for place, colour in enumerate(DARK.values()))
     rules = f"svg{{--ink:#000;{light}fill:var(--ink)}}@media(prefers-color-scheme:dark){{svg{{--ink:#e6e8eb;{dark}}}}}"
     svg = svg.replace(">", f"><style>{rules}</style>", 1)
-    return Picture(svg.encode(), alternative, caption, width=round(figure.get_figwidth() * 96 * 1.3))
+    return Picture(svg.encode(), alternative, caption, width=round(figure.get_figwidth() * 96 * 1.5))
 
 
 def _cell(value) -> Cell:

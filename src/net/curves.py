@@ -52,7 +52,12 @@ def _wandb(config: Config, run: Run) -> Callable[[Row], None]:
     mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
     fold = f"-fold{config.fold}" if config.folds else ""
     shown = wandb.init(
-        project=config.slug, name=config.name + fold, config=config.model_dump(), dir=run.folder, mode=mode
+        project=config.slug,
+        name=config.name + fold,
+        config=config.model_dump(),
+        dir=run.folder,
+        mode=mode,
+        reinit="finish_previous",  # that of another fold
     )
     return lambda row: shown.log(_numbers(row), step=row["epoch"])
 
