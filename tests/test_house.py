@@ -20,7 +20,8 @@ BELOW = {  # room → the rooms it may import from
 }
 HEAVY = {"torch", "torchvision", "timm", "albumentations"}
 LIGHT = [
-    *("tune", "decide", "ensemble", "score", "evaluate", "compare", "experiment", "report", "board", "worlds", "doctor")
+    *("tune", "decide", "ensemble", "score", "evaluate", "compare", "experiment", "report", "board", "look", "worlds"),
+    "doctor",
 ]
 SCRIPTS = {path.stem for path in SRC.glob("*.py")}
 FILES = sorted(SRC.rglob("*.py"))

@@ -124,8 +124,8 @@ def noise(table: Labelled, parts: np.ndarray, costs: Costs, draws: int = 1000) -
     facts[f"a hit of {table.classes[rarest]} ({n[rarest]} here) adds"] = shown(step / n[rarest], ".3f")
     note = (
         "sd: standard deviation. The first comes from which images (or whole patients) happen to be drawn; the"
-        f" second, from which of the rare ones happen to be hit: {step:.2f} · √(Σ {RECALL:g} · {1 - RECALL:g} / n), n the images of a class."
-        " Two models whose scores are closer than this are not told apart by this validation part."
+        f" second, from which of the rare ones happen to be hit: {step:.2f} · √(Σ {RECALL:g} · {1 - RECALL:g} / n), n"
+        " the images of a class. Two models whose scores are closer than this are not told apart here."
     )
     said = f"Noise: on {len(rows):,} validation images a score strays by {by_recall:.2f} (one sd) by luck alone"
     return [Facts(facts), Text([note], "note")], [f"{said}, once a model hits {RECALL:.0%} of the rare classes."]
