@@ -108,7 +108,9 @@ def told_by(data: Data, exclusive: bool) -> Found:
 
 
 EDGE, SHUFFLED = "corners and borders", shortcuts.SHUFFLES
-EDGE_IS = "What the classifier of corners and borders sees: the outer tenth, and a quarter by a quarter at each corner."
+EDGE_IS = (
+    "What the classifier of corners and borders sees: the outer sixteenth, and three by three of them at each corner."
+)
 
 
 def _features(data: Data, rows: np.ndarray, places: np.ndarray) -> dict[str, np.ndarray]:

@@ -47,7 +47,8 @@ def classes(table: Labelled, parts: np.ndarray, exclusive: bool) -> Found:
             " taken as independent (Mann and Whitney 1947)"
         )
     listed = Table(frame(columns), caption + ".", {"share": ".2%", "sd of AUC by luck": ".3f"})
-    return [Tiles([data_plots.counts(table.classes, images), listed], least=420)], _tail(table.classes, images, what)
+    chart = data_plots.counts(table.classes, images)
+    return [Tiles([chart, listed], least=420)] if exclusive else [chart, listed], _tail(table.classes, images, what)
 
 
 def _luck(has: np.ndarray) -> list[float]:
@@ -206,8 +207,8 @@ def people(table: Labelled) -> Found:
     rows = [("all images", np.ones(len(has), bool)), *zip(table.classes, has.T, strict=True)]
     columns: dict[str, list] = {"label": [name for name, _ in rows], "images": [int(row.sum()) for _, row in rows]}
     forms, blocks, said = {}, [], []
-    if "age" in known:
-        ages = years(known["age"])
+    ages = years(known["age"]) if "age" in known else np.array([np.nan])
+    if not np.isnan(ages).all():
         columns["mean age"] = [_mean(ages[row]) for _, row in rows]
         forms["mean age"] = ".1f"
         blocks += _ages(rows, ages)

@@ -189,8 +189,11 @@ def shrunk(small: np.ndarray, side: int) -> np.ndarray:
     return small.reshape(len(small), side, step, side, step).mean(axis=(2, 4), dtype=np.float32)
 
 
-def edge(side: int, border: float = 0.1, corner: float = 0.25) -> np.ndarray:
-    """Where the borders and corners are, bool [side, side]; both as shares of the side."""
+def edge(side: int, border: float = 1 / 16, corner: float = 3 / 16) -> np.ndarray:
+    """Where the borders and corners are, bool [side, side]; both as shares of the side.
+
+    As they are by default 30 % of an image, of which 4 % is lung (by 191 lung masks; of whole images 36 %).
+    """
     border, corner = round(border * side), round(corner * side)
     near = np.minimum(np.arange(side), np.arange(side)[::-1])
     return (np.minimum.outer(near, near) < border) | (np.maximum.outer(near, near) < corner)
