@@ -248,18 +248,21 @@ def _radiographs(run: Opened, material: Material) -> list[Block]:
     return blocks
 
 
-def _tile(content: Logits, example: Example, image: bytes | None) -> Block:
+def _tile(content: Logits, example: Example, seen: tuple[bytes, str] | None) -> Block:
     name, label = str(content.ids[example.row]), str(content.classes[example.label])
     caption = f"{label}, p = {example.p:.2f}; {example.why} ({name})"
-    if image is None:
+    if seen is None:
         return Text([caption])
+    image, note = seen
+    caption += f": {note}" * bool(note)
     return page.Picture(image, f"Radiograph {name}, and where {label} is seen in it", caption, 512)
 
 
 def _seen(
     run: Opened, material: Material, content: Logits, examples: Sequence[Example]
-) -> tuple[list[bytes | None], str]:
-    """A picture of every example, None where there is none, and why not, or what is not as it should be."""
+) -> tuple[list[tuple[bytes, str] | None], str]:
+    """A picture of every example and what is to be said of its map, None where there is no picture; and why not, or how
+    to read them."""
     nothing = [None] * len(examples)
     if run.about.get("baseline"):
         return nothing, "A baseline has no network whose maps could be shown."
@@ -283,8 +286,11 @@ def _seen(
         except UserError as error:
             return nothing, f"The radiographs are not shown: {error}."
         for place, (image, heat, kind) in zip(places, found, strict=True):
-            pictures[place] = overlays.pair(image, heat, kind if heat is not None else "none")
-            reasons += [kind] if heat is None else []
+            if heat is None:
+                reasons.append(kind)
+                pictures[place] = overlays.pair(image, None), ""
+            else:
+                pictures[place] = overlays.pair(image, heat, kind), explain.cam.KINDS[kind]
     maps = f"Without maps: {reasons[0]}." if reasons else MAPS
     return pictures, maps
 

@@ -50,12 +50,14 @@ def home(tmp_path, monkeypatch) -> Path:
     return tmp_path / "home"
 
 
-@pytest.fixture(autouse=True)
-def no_page(monkeypatch):
+@pytest.fixture(autouse=True, scope="session")
+def no_page():
     """A main job in this process ends without drawing its page, which takes seconds: test_report.py draws them."""
     import report
 
-    monkeypatch.setattr(report, "write_page", lambda folder: folder / "report.html")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "write_page", lambda folder: folder / "report.html")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -81,8 +81,10 @@ def sections(material: Material, pictures: Mapping[str, Sequence[page.Picture]])
         Section("Every label", [_labels(report)]),
         Section("ROC and precision", [Tiles([*pictures["roc"], *pictures["precision_recall"]], 380), every]),
         Section("Operating points", [_points(report)]),
-        Section("Calibration", [_calibration(report), *pictures["reliability"]]),
-        Section("Probabilities", list(pictures["histograms"])),
+        Section(
+            "Calibration and probabilities",
+            [_calibration(report), Tiles([*pictures["reliability"], *pictures["histograms"]], 380)],
+        ),
         *([Section("Subgroups", [_groups(groups)])] if groups else []),
     ]
     return [*([_folds(material)] if len(material.vals) > 1 else []), *found]
@@ -99,7 +101,7 @@ def _labels(report: dict) -> Table:
             "label": row["class"], "positives": row["positives"], "images": row["images"],
             "AUC": _with_ends(row, "auc"), "PR-AUC": _with_ends(row, "average_precision"),
             "prevalence": row["prevalence"],
-            "Brier": row["brier"], "Brier skill": _with_ends(row, "brier_skill", "+.3f"),
+            "Brier": row["brier"], "Brier skill": Cell(row["brier_skill"], shown(row["brier_skill"], "+.3f")),
         }
         for row in report["per_class"]
     ]  # fmt: skip
@@ -246,7 +248,7 @@ def striking(
         there = np.flatnonzero(content.targets[:, c] == value)
         return [Example(row, c, float(p[row, c]), why) for row in falling(there, p[:, c])[:2]]
 
-    wrong = [queue(c, 0, "a false alarm: the label is not there") for c in labels]
+    wrong = [queue(c, 0, "it is not there") for c in labels]
     wrong = sorted((each for each in wrong if each), key=lambda each: -each[0].p)
     hits = [queue(c, 1, f"a hit; {positives[c]} positives") for c in labels]
     return content, {
