@@ -50,7 +50,7 @@ def nasty(tmp_path) -> Path:
     (folder / "images" / ids[41]).unlink()
     for name in ids[42:44]:
         cv2.imwrite(str(folder / "images" / name), np.zeros((64, 64), np.uint8))
-    cv2.imwrite(str(folder / "images" / ids[50]), np.zeros((50, 90, 3), np.uint8) + rng.integers(255, size=(50, 90, 1)))
+    cv2.imwrite(str(folder / "images" / ids[50]), np.tile(rng.integers(255, size=(50, 90, 1), dtype=np.uint8), 3))
     for number in range(10):
         cv2.imwrite(str(folder / "images" / f"test{number}.png"), radiograph(rng))
     shutil.copy(folder / "images" / ids[60], folder / "images" / "test3.png")
@@ -66,7 +66,7 @@ def test_a_nasty_folder_gets_its_page(nasty, call, home, tmp_path):
     assert said.code == 0 and said.out.splitlines()[-1] == f"wrote {page.relative_to(tmp_path)}"
     assert "100 labelled images, 5 classes, 10 images to predict. All images were looked at." in said.out
     assert "Without an image: 1 of the 5 classes, Empty." in said.out and "$x_2$ (1)" in said.out
-    assert "1 of the 10 images to predict stand among the labelled ones too" in said.out
+    assert "IN BOTH PARTS: 1 of the 10 images to predict are labelled ones, too." in said.out and "Blank: 2 images" in said.out
     assert "2 images cannot be read" in said.out and "Patients are not known" in said.out
     content = page.read_text()
     assert HOSTILE not in content and "&lt;script&gt;alert(1)&lt;b&gt;" in content

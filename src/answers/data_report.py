@@ -175,7 +175,7 @@ def patients(known: Mapping[str, np.ndarray], parts: np.ndarray) -> Found:
         "images a patient, mean": f"{times.mean():.2f}",
         "median": f"{np.median(times):g}",
         "patients with one image": f"{(times == 1).sum():,}",
-        "most images": f"{times.max():,} (patient {some(most, 3)})",
+        "most images of one": f"{times.max():,}",
         "images of the tenth of patients with most": f"{tenth / times.sum():.0%}",
     }
     order = ("training", "validation", "test", "labelled")
@@ -185,12 +185,11 @@ def patients(known: Mapping[str, np.ndarray], parts: np.ndarray) -> Found:
         "images": [int((parts == part).sum()) for part in there],
         "patients": [len(np.unique(known["patient"][parts == part])) for part in there],
     })  # fmt: skip
-    said = (
-        f"{len(names):,} patients with {times.mean():.1f} images each; patient {most[0]} has most,"
-        f" {times.max():,} images."
-    )
+    others = f" and {len(most) - 1:,} others have" if len(most) > 1 else " has"
+    said = f"{len(names):,} patients with {times.mean():.1f} images each; patient {most[0]}{others} most,"
+    said += f" {times.max():,} images."
     listed = Table(rows, "Images and patients of the parts.")
-    return [Facts(facts), data_plots.sizes(times), listed], [said]
+    return [Text([said]), Facts(facts), data_plots.sizes(times), listed], [said]
 
 
 # ---- who they are

@@ -98,15 +98,13 @@ def files(data: Data, side: int) -> Found:
     blocks: list[Block] = []
     said = []
     if kinds:
-        blocks.append(
-            Table(
-                listed,
-                f"Sizes and modes of the files{', the commonest 20 of ' + str(len(kinds)) if len(kinds) > 20 else ''}.",
-            )
-        )
+        most = f", the commonest 20 of {len(kinds)}" if len(kinds) > 20 else ""
+        blocks.append(Table(listed, f"Sizes and modes of the files{most}."))
         blocks.append(Text([_stretch(found.shape, side)]))
         same = "one size" if len(kinds) == 1 else f"{len(kinds)} kinds of size and mode"
         said.append(f"Files: {same}, the commonest {' '.join(listed.iloc[0, :2])}. {_stretch(found.shape, side)}")
+    blank = int((np.ptp(found.small, axis=(1, 2)) == 0).sum()) if len(found.ids) else 0
+    said += [f"Blank: {blank:,} images are of a single grey level."] if blank else []
     if found.failed:
         bad = some((f"{name} ({why})" for name, why in sorted(found.failed.items())), 20)
         text = f"{len(found.failed):,} of the images that were looked at cannot be read: {bad}"
@@ -179,19 +177,28 @@ def duplicates(data: Data) -> Found:
     return blocks, said
 
 
-def _shared(data: Data, apart: Sequence[tuple]) -> list[str]:
-    """Whether an image stands both among the labelled ones and among those to predict, in sentences."""
+def _shared(data: Data, apart: Sequence[tuple[str, str, str, float]]) -> list[str]:
+    """Whether an image stands both among the labelled ones and among those to predict, in sentences; `apart` are the
+    pairs across the two."""
     if not len(data.unlabelled):
         return ["There is no part without labels here, so no image can stand in both."]
-    if apart:
-        ids = {name for one, other, *_ in apart for name in (one, other)} & set(data.unlabelled.tolist())
-        number = f"{len(ids)} of the {len(data.unlabelled):,} images to predict"
-        return [f"{number} stand among the labelled ones too, or nearly."]
-    sample = "" if data.whole else " (pixels and near duplicates: among the sample)"
-    return [
-        f"No image stands in both parts: none of the {len(data.unlabelled):,} to predict is one of the"
-        f" {len(data.table.ids):,} labelled ones, nor nearly{sample}."
-    ]
+    number, whole = f"of the {len(data.unlabelled):,} images to predict", set(data.unlabelled.tolist())
+    same, near = (
+        {name for pair in apart if pair[2].startswith("same") == wanted for name in pair[:2]} & whole
+        for wanted in (True, False)
+    )
+    said = [f"IN BOTH PARTS: {len(same):,} {number} are labelled ones, too." if same else ""]
+    if not same:
+        sample = "" if data.whole else " (by file; by pixels, among the sample)"
+        nor = "" if near else ", nor nearly"
+        said = [
+            f"No image stands in both parts: none {number} is one of the {len(data.table.ids):,} labelled{nor}{sample}."
+        ]
+    if near:
+        said.append(
+            f"Nearly in both parts: {len(near):,} {number} are near duplicates of labelled ones: see the pairs."
+        )
+    return said
 
 
 def _pairs(data: Data) -> tuple[list[tuple[str, str, str, float]], int]:
