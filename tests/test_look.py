@@ -66,7 +66,10 @@ def test_a_nasty_folder_gets_its_page(nasty, call, home, tmp_path):
     assert said.code == 0 and said.out.splitlines()[-1] == f"wrote {page.relative_to(tmp_path)}"
     assert "100 labelled images, 5 classes, 10 images to predict. All images were looked at." in said.out
     assert "Without an image: 1 of the 5 classes, Empty." in said.out and "$x_2$ (1)" in said.out
-    assert "IN BOTH PARTS: 1 of the 10 images to predict are labelled ones, too." in said.out and "Blank: 2 images" in said.out
+    assert (
+        "IN BOTH PARTS: 1 of the 10 images to predict are labelled ones, too." in said.out
+        and "Blank: 2 images" in said.out
+    )
     assert "2 images cannot be read" in said.out and "Patients are not known" in said.out
     content = page.read_text()
     assert HOSTILE not in content and "&lt;script&gt;alert(1)&lt;b&gt;" in content
@@ -256,8 +259,8 @@ def test_by_patient_the_noise_is_wider():
 def test_counts_are_exact_and_the_tail_is_named():
     truth = [0] * 120 + [1] * 49 + [2] * 3
     parts = np.array((["training"] * 3 + ["validation"]) * 43)
-    (both,), said = data_report.classes(table(truth, 4, patient=np.arange(172) // 2), parts, True)
-    rows = both.blocks[1].frame.set_index("class")
+    (_, listed), said = data_report.classes(table(truth, 4, patient=np.arange(172) // 2), parts, True)
+    rows = listed.frame.set_index("class")
     assert rows["images"].tolist() == [120, 49, 3, 0] and rows["patients"].tolist() == [60, 25, 2, 0]
     assert (rows["training"] + rows["validation"] == rows["images"]).all()
     assert said == [

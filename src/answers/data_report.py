@@ -48,7 +48,7 @@ def classes(table: Labelled, parts: np.ndarray, exclusive: bool) -> Found:
         )
     listed = Table(frame(columns), caption + ".", {"share": ".2%", "sd of AUC by luck": ".3f"})
     chart = data_plots.counts(table.classes, images)
-    return [Tiles([chart, listed], least=420)] if exclusive else [chart, listed], _tail(table.classes, images, what)
+    return [chart, listed], _tail(table.classes, images, what)
 
 
 def _luck(has: np.ndarray) -> list[float]:
@@ -68,7 +68,7 @@ def _tail(names: Sequence[str], images: np.ndarray, what: str) -> list[str]:
     if empty:
         said.append(f"Without an image: {len(empty)} of the {len(names)} {what}, {some(empty, 20)}.")
     if few:
-        said.append(f"Fewer than {FEW} images: {len(few)} of the {len(names)} {what}, {some(few, 20)}.")
+        said.append(f"Fewer than {FEW} images: {len(few)} of the {len(names)} {what}, {some(few, 10)}.")
     if (images > 0).any():
         common, rare = images.argmax(), np.where(images > 0, images, images.max()).argmin()
         said.append(
@@ -129,7 +129,7 @@ def noise(table: Labelled, parts: np.ndarray, costs: Costs, draws: int = 1000) -
         " the images of a class. Two models whose scores are closer than this are not told apart here."
     )
     said = f"Noise: on {len(rows):,} validation images a score strays by {by_recall:.2f} (one sd) by luck alone"
-    return [Facts(facts), Text([note], "note")], [f"{said}, once a model hits {RECALL:.0%} of the rare classes."]
+    return [Facts(facts), Text([note], "note")], [f"{said}, once a model hits {RECALL:.0%} of every class."]
 
 
 # ---- labels an image
