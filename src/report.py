@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 import compare
 from answers import plots
 from answers.plots import Material, Picture
@@ -266,7 +264,8 @@ def _seen(
     nothing = [None] * len(examples)
     if run.about.get("baseline"):
         return nothing, "A baseline has no network whose maps could be shown."
-    folder, of_network = Path(run.about["data"]), _networks(run, material, content, examples)
+    ids = content.ids[[example.row for example in examples]].tolist()
+    folder, of_network = Path(run.about["data"]), _networks(material, ids)
     used = [run.networks[number].folder for number in sorted(set(of_network))]
     if not all((one / "best.pt").is_file() for one in used):
         return nothing, "The radiographs are not shown: best.pt, the trained network, is not here."
@@ -301,12 +300,10 @@ MAPS = (
 )
 
 
-def _networks(run: Opened, material: Material, content: Logits, examples: Sequence[Example]) -> list[int]:
-    """The network that judged each example: of validation rows that of their fold, of test rows the first."""
-    if material.tests is not None and content is material.tests[0]:
-        return [0] * len(examples)
-    ends = np.cumsum([len(val.ids) for val in material.vals])
-    return [int(np.searchsorted(ends, example.row, side="right")) for example in examples]
+def _networks(material: Material, ids: Sequence[str]) -> list[int]:
+    """The network that judges each image: of a validation image that of its fold, of others the first."""
+    number = {one: place for place, val in enumerate(material.vals) for one in val.ids.tolist()}
+    return [number.get(one, 0) for one in ids]
 
 
 def _parts(rows: Mapping[str, Mapping[str, str]]) -> page.Table:

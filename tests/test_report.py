@@ -361,6 +361,14 @@ def test_macro_and_micro_stand_beside_each_other(made_runs):
     assert rows["AUC-ROC"]["macro"].value == material.report["test"]["macro"]["auc"]
 
 
+def test_an_image_is_shown_by_the_network_that_did_not_learn_it(made_runs):
+    """By that of its fold; a test image, of which every network is, by the first."""
+    _, material = material_of(made_runs["one"])
+    val = material.vals[0]
+    folds = replace(material, vals=[val.take(np.arange(100)), val.take(np.arange(100, 160))])
+    assert report._networks(folds, ["val3.png", "val99.png", "val100.png", "test7.png"]) == [0, 0, 1, 0]
+
+
 @pytest.mark.parametrize("which", ["one", "many"])
 def test_mistakes_and_rare_hits_are_what_they_are_called(made_runs, which):
     run = open_run(made_runs[which])
@@ -372,7 +380,7 @@ def test_mistakes_and_rare_hits_are_what_they_are_called(made_runs, which):
     for example in (*mistakes, *hits):
         there = content.targets[example.row, example.label] == 1
         assert there == (example in hits) and 0 < example.p <= 1
-    assert all("hit" in example.why for example in hits)
+    assert all(("hit" if which == "one" else "it is there") in example.why for example in hits)
 
 
 # ---- what is drawn

@@ -250,8 +250,8 @@ def striking(
 
     wrong = [queue(c, 0, "it is not there") for c in labels]
     wrong = sorted((each for each in wrong if each), key=lambda each: -each[0].p)
-    hits = [queue(c, 1, f"a hit; {positives[c]} positives") for c in labels]
+    hits = [queue(c, 1, f"it is there; {positives[c]} positives") for c in labels]
     return content, {
         "Most confident false alarms": in_turn(wrong[:number], number),
-        "Hits of the rarest labels": in_turn(hits[:number], number),
+        "Positives of the rarest labels, the most probable ones": in_turn(hits[:number], number),
     }
