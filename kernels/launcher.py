@@ -139,10 +139,10 @@ def main() -> None:
             sys.exit("error: nothing is attached to this kernel: is the competition, and are its rules accepted?")
         resume()
         say_where()
+        # what is to be seen is drawn where the run is fetched
+        words = [sys.executable, str(kit / "src" / "main.py"), "--no-page"]
         code = subprocess.run(
-            [sys.executable, str(kit / "src" / "main.py"), CONFIG, f"name={NAME}", *SETTINGS, *attached_weights()],
-            env=environment,
-            cwd=WORKING,
+            [*words, CONFIG, f"name={NAME}", *SETTINGS, *attached_weights()], env=environment, cwd=WORKING
         ).returncode
         if code:
             sys.exit(code)

@@ -17,6 +17,7 @@ from pathlib import Path
 import evaluate
 from answers import stats
 from core.commands import Parser
+from core.config import NO_RESULT
 from core.errors import UserError, command, some
 from core.files import SYNTHETIC, read_json, shown, write_json, write_rows
 from core.tables import read_table
@@ -164,7 +165,8 @@ def doubts(side: Side) -> list[str]:
     ]
     differing = sorted(
         {key for one in plain[1:] for key in one.keys() | plain[0].keys() if one.get(key) != plain[0].get(key)}
-        - {"workers", "hours", "device"}
+        - NO_RESULT
+        - {"device"}
     )
     seeds = [run.config.seed for run in side.runs]
     found = []

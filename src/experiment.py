@@ -105,6 +105,7 @@ def train(cell: Cell, run: Path, data: Data, lock: int) -> None:
         *data.words,
         *cell.words[1:],
         f"name={run.name}",
+        "--no-page",
     ]
     with open(run / OUTPUT, "ab") as log:
         start = log.tell()

@@ -44,16 +44,11 @@ def explain(
     or no map. Raises UserError for images that are not in the data set or cannot be read.
     """
     config = task.config
-    machine = machinery.pick(config.model_copy(update={"precision": "fp32"}))  # gradients of bf16 are coarse
-    cropper, masker = _croppers(config, masks, content.ids.tolist(), machine.device)
-    net = machine.place(model.build(config, len(content.classes), weights="none"))
-    refit.answering(net, config, run, machine.device)
-
+    cropper, masker = _croppers(config, masks, content.ids.tolist(), machinery.device(config))
     ids = content.ids[[example.row for example in examples]]
     places = _places(source, task, ids.tolist())
     pixels = _pixels(source, ids, places, config.size, cropper)
-    shots = torch.from_numpy(pixels)[:, None].to(machine.device)
-    maps = cam.weighted(net, shots, [example.label for example in examples])
+    maps = _maps(run, task, pixels, [example.label for example in examples])
 
     rows, tiles = [], []
     for one, image, signed, example in zip(ids.tolist(), pixels, maps, examples, strict=True):
@@ -72,6 +67,32 @@ def explain(
     for stale in set((run / "figures/explain").glob("*.png")) - written.keys() if out == run / "figures" else ():
         stale.unlink()
     return rows
+
+
+def radiographs(
+    run: Run, source: Source, task: Task, content: Logits, examples: Sequence[Example]
+) -> list[tuple[np.ndarray, np.ndarray | None, str]]:
+    """Every example's image uint8 [S, S], its map from 0 to 1 [S, S] for the example's class, and that map's kind, of
+    `cam.KINDS`. Raises UserError for images that are not there; a network that has no maps gives None and the
+    reason."""
+    config = task.config
+    cropper, _ = _croppers(config, None, content.ids.tolist(), machinery.device(config))
+    ids = content.ids[[example.row for example in examples]]
+    pixels = _pixels(source, ids, _places(source, task, ids.tolist()), config.size, cropper)
+    try:
+        maps = _maps(run, task, pixels, [example.label for example in examples])
+    except UserError as error:
+        return [(image, None, str(error)) for image in pixels]
+    return [(image, *cam.spread(signed, config.size)) for image, signed in zip(pixels, maps, strict=True)]
+
+
+def _maps(run: Run, task: Task, pixels: np.ndarray, labels: Sequence[int]) -> np.ndarray:
+    """`cam.weighted` of images uint8 [N, S, S] by the run's network."""
+    config = task.config
+    machine = machinery.pick(config.model_copy(update={"precision": "fp32"}))  # gradients of bf16 are coarse
+    net = machine.place(model.build(config, len(run.about["classes"]), weights="none"))
+    refit.answering(net, config, run, machine.device)
+    return cam.weighted(net, torch.from_numpy(pixels)[:, None].to(machine.device), labels)
 
 
 def _croppers(
@@ -99,12 +120,12 @@ def _places(source: Source, task: Task, ids: list[str]) -> dict[str, str]:
 
 def _pixels(source: Source, ids: np.ndarray, places: dict[str, str], size: int, cropper: lungs.Cropper) -> np.ndarray:
     """The images as the network saw them, uint8 [N, size, size]."""
-    pack, failed = images_pack.pack(source.images, ids, size, places, cropper)
+    cropper.ready()
+    pixels, failed = images_pack.decoded(source.images, ids, size, places, cropper)
     if failed:
         reasons = some(f"{name} ({reason})" for name, reason in sorted(failed.items()))
         raise UserError(f"images in {shown(source.images)} cannot be read: {reasons}; mend or fetch them again")
-    cropper.ready()  # packed images that were reused did not ask for it
-    return np.array(np.load(pack.array, mmap_mode="r")[pack.rows(ids)])
+    return pixels
 
 
 def _explained(

@@ -55,7 +55,9 @@ def main(argv: list[str]) -> None:
         report = evaluate.evaluate(run.folder)
         over = over_probe(task, run, prepared)
     print("\n".join(summary(task, run, networks, report, calibration, answered, images)))
-    print("\n".join([*over, f"submission: {shown(home() / 'submissions' / f'{task.config.name}.csv')}"]))
+    print("\n".join([*over, f"submission: {shown(home() / 'submissions' / f'{task.config.name}.csv')}"]), flush=True)
+    if not given.no_page:
+        print(page(run))
 
 
 def arguments(argv: list[str]) -> Namespace:
@@ -64,6 +66,7 @@ def arguments(argv: list[str]) -> Namespace:
         "--collect", metavar="DIR", type=Path, nargs="+",
         help="put folds that were trained elsewhere together; nothing is trained",
     )  # fmt: skip
+    parser.add_argument("--no-page", action="store_true", help="end without the run's page, report.html")
     given = parser.parse_intermixed_args(argv)
     settings = [str(place) for place in given.collect or () if "=" in str(place) and not place.exists()]
     given.settings += settings  # those that stand behind --collect DIR
@@ -138,6 +141,16 @@ def over_probe(task: Task, run: Run, prepared: Prepared | None) -> list[str]:
         return probe.gain(run.folder, beside)
     except UserError as error:
         return [f"not compared with {shown(beside)}: {error}"]
+
+
+def page(run: Run) -> str:
+    """Write the run's page, and the line that points to it, or that says why there is none."""
+    import report  # here, for matplotlib takes half a second
+
+    try:
+        return f"page: {shown(report.write_page(run.folder))}"
+    except UserError as error:
+        return f"no page: {error}"
 
 
 def predicted(run: Run, prepared: Prepared, wanted: np.ndarray) -> bool:

@@ -18,7 +18,7 @@ import compare
 import decide
 import evaluate
 import train
-from core import folds
+from core import folds, runs
 from core.files import digest, home, shown
 from core.logits_file import Logits, write_logits
 from core.runs import Run
@@ -66,7 +66,7 @@ def regress(task: Task, run: Run, prepared: Prepared, parts: np.ndarray, ids: np
         synthetic=prepared.source.synthetic, config=config.model_dump(), data=str(prepared.source.folder),
         digest=prepared.learned, split=digest(folds.content(table, parts)), classes=table.classes,
         counts=counts.tolist(), rows=len(learn.ids), prior=prior.tolist(), seed=config.seed, state="trained",
-        best_epoch=None,
+        best_epoch=None, commit=runs.commit(),
         baseline=f"logistic regression on frozen features, C = {strength:g}",
     )  # fmt: skip
     folds.keep(run, table, parts)

@@ -57,6 +57,16 @@ def home(tmp_path, monkeypatch) -> Path:
     return tmp_path / "home"
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_page():
+    """A main job in this process ends without drawing its page, which takes seconds: test_report.py draws them."""
+    import report
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "write_page", lambda folder: folder / "report.html")
+        yield
+
+
 @pytest.fixture(scope="session")
 def made(tmp_path_factory) -> Path:
     """120 synthetic images in the competition's layout; read only."""

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +13,17 @@ import torch
 from PIL import Image
 from torch import nn
 
+import report
 from answers import multi_label_report, overlays, single_label_report
 from conftest import TINY
 from core.errors import UserError
+from core.files import read_json, write_json
 from core.logits_file import Logits, read_logits
 from core.task import Evidence
 from images import synthetic
 from net import cam, model
 from tasks import registry
+from tasks.opened import open_run
 
 SMALL = [
     *TINY,
@@ -305,6 +310,23 @@ def masks_in(folder: Path, content: Logits, mask: np.ndarray) -> Path:
     for one in content.ids:
         Image.fromarray(np.uint8(255 * mask)).save(folder / f"{Path(one).stem}.png")
     return folder
+
+
+def test_the_page_shows_radiographs_with_their_maps(run, trained):
+    drawn = report.draw(run)
+    content = report.page_of(drawn).decode()
+    of_curves = len(drawn.pictures)
+    assert of_curves < content.count("<img") <= of_curves + 2 * report.EXAMPLES
+    assert content.count("data:image/jpeg;base64,") == content.count("<img") - of_curves
+    for caption in re.findall(r"<figcaption>([^<]*, p = [^<]*)</figcaption>", content):
+        label, p, name = re.match(r"(.+), p = ([\d.]+); .*\((\S+)\)", caption).groups()
+        test = read_logits(run / "test_logits.npz")
+        logit = test.logits[0, test.ids.tolist().index(name), test.classes.tolist().index(label)]
+        assert float(p) == pytest.approx(1 / (1 + np.exp(-float(logit))), abs=0.006)
+    about = read_json(run / "run.json") | {"data": str(run / "elsewhere")}
+    write_json(run / "run.json", about)
+    content = report.page_of(replace(drawn, run=open_run(run))).decode()
+    assert "The radiographs are not shown" in content and "data:image/jpeg" not in content
 
 
 def test_a_run_is_explained(run, call, tmp_path):

@@ -19,7 +19,10 @@ BELOW = {  # room → the rooms it may import from
     "tasks": {"core", "answers", "images"},
 }
 HEAVY = {"torch", "torchvision", "timm", "albumentations"}
-LIGHT = ["tune", "decide", "ensemble", "score", "evaluate", "compare", "experiment", "report", "worlds", "doctor"]
+LIGHT = [
+    *("tune", "decide", "ensemble", "score", "evaluate", "compare", "experiment", "report", "board", "look", "worlds"),
+    "doctor",
+]
 SCRIPTS = {path.stem for path in SRC.glob("*.py")}
 FILES = sorted(SRC.rglob("*.py"))
 

@@ -6,6 +6,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +17,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from scipy.stats import binomtest
 
+import browser
 import evaluate
 import report
 import tune
-from answers import plots
+from answers import multi_label_page, plots, single_label_page
 from conftest import ROOT
 from core import files, logits_file, runs
+from core import page as page_module
 from core.errors import UserError
+from core.task import Beside, Verdict
 from tasks import registry
 from tasks.opened import open_run
 
@@ -159,6 +163,7 @@ def material_of(folder: Path, labels=()) -> tuple[tuple[str, ...], plots.Materia
         files.read_json(folder / "calibration.json"),
         found,
         labels,
+        rows=open_run(folder).rows,
     )
 
 
@@ -180,7 +185,14 @@ def lines(axis, name: str) -> np.ndarray:
     "which, names, classes",
     [
         ("many", {"training", "roc", "roc_all", "precision_recall", "reliability", "histograms"}, LABELS),
-        ("one", {"training", "temperature", "confidence", "confusion", "class_costs"}, CLASSES),
+        (
+            "one",
+            {
+                *("training", "rules", "temperature", "likelihood"),
+                *("confidence", "confusion", "counts", "class_costs"),
+            },
+            CLASSES,
+        ),
     ],
 )
 def test_the_pictures_and_the_page_are_there(made_runs, which, names, classes):
@@ -196,18 +208,17 @@ def test_the_pictures_and_the_page_are_there(made_runs, which, names, classes):
             and len(set(content)) > 200
         )
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert "SYNTHETIC DATA" in page[page.index("<body>") :].splitlines()[0] and page.count("<img") == len(names)
+    assert page.index("SYNTHETIC DATA", page.index("<body>")) < page.index("<h1>")
+    assert page.count("<img") == len(names - {"confusion"})  # which is a table
     for name in classes:
-        assert f"<td>{name.replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')}</td>" in page
+        escaped = name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        assert re.search(rf"<th scope=row[^>]*>{re.escape(escaped)}</th>", page), name
     assert "<more>" not in page and "<trapping>" not in page and "abc&lt;def&gt;" in page  # escaped
-    assert not re.search(r"https?:|<script|<link|href=|url\(|@import", page) and all(
-        source.startswith("data:image/png;base64,") for source in re.findall(r'src="([^"]*)', page)
-    )
-    assert (
-        re.search(rf"<td>lr</td>\s*<td>{registry.config_of(runs.read_run(folder)).lr}</td>", page)
-        and re.search(r"<td>torch</td>\s*<td>2.6</td>", page)
-        and "Not for clinical use" in page
-    )
+    assert page.count("<script") == 1 and not re.search(r"https?:|url\(|@import", page)
+    assert all(place.startswith("data:") for place in re.findall(r'(?:src|href)="([^"#][^"]*)"', page))
+    config = registry.config_of(runs.read_run(folder))
+    assert f"<dt>lr</dt><dd>{config.lr}</dd>" in page and "<dt>torch</dt><dd>2.6</dd>" in page
+    assert "Not for clinical use" in page
 
 
 def test_the_same_run_gives_the_same_bytes(made_runs, pictures):
@@ -230,10 +241,146 @@ def test_real_data_is_not_called_synthetic(copied):
         "synthetic" in str(text.get_text())
         for text in next(plots.draw(["class_costs"], material_of(copied["one"])[1])).figure.findobj(Text)
     )
-    page = report._page(
-        registry.config_of(about), about, {"score": 0.5}, "", found["per_class"], {"a": {"part": "validation"}}, []
-    )
+
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+@browser.needs_browser
+@pytest.mark.parametrize("which", ["one", "many"])
+def test_a_browser_shows_the_page(made_runs, tmp_path, which):
+    for seen in browser.check(made_runs[which] / "report.html", tmp_path):
+        assert "Radiographs" in dict(map(reversed, seen["headings"])) and "best.pt" in seen["text"]
+        every = next(table for table in seen["tables"] if table[0]["name"] in ("class", "label"))
+        assert {text for _, text in every[0]["once"]} == set({"one": CLASSES, "many": LABELS}[which])
+
+
+def test_a_hostile_class_is_text_and_real_data_are_not_called_synthetic(copied):
+    """In the page, whatever file the name stands in."""
+    about = files.read_json(copied["one"] / "run.json") | {"synthetic": False}
+    files.write_json(copied["one"] / "run.json", about)
+    for path in (copied["one"] / name for name in ("run.json", "report.json", "calibration.json", "per_class.csv")):
+        path.write_text(path.read_text().replace("Hernia", HOSTILE))
+    vals = logits_file.read_logits(copied["one"] / "val_logits.npz")
+    tests = logits_file.read_logits(copied["one"] / "test_logits.npz")
+    for name, content in (("val", vals), ("test", tests)):
+        classes = np.array([HOSTILE, *CLASSES[1:]])
+        logits_file.write_logits(copied["one"] / f"{name}_logits.npz", replace(content, classes=classes))
+    page = report.page_of(report.draw(copied["one"])).decode()
+    assert HOSTILE not in page and "&lt;script&gt;alert(1)" in page
     assert "SYNTHETIC" not in page and "synthetic" not in page
+
+
+# ---- the verdict
+def verdict(which: str, material: plots.Material, **beside) -> Verdict:
+    about = {"name": "mine", "synthetic": False, "leaderboard": True, "finished": True, "gain": None, "published": ()}
+    kind = {"one": single_label_page, "many": multi_label_page}[which]
+    return kind.verdict(material.report, Beside(**about | beside))
+
+
+@pytest.mark.parametrize(
+    "over, low, starts, submits",
+    [
+        (-0.1, -0.3, "Do not submit it: rule temperature scores", "--force"),
+        (0.1, -0.1, "Submit it only to learn, it may be luck:", 'submissions/mine.csv -m "mine"'),
+        (0.1, 0.05, "Submit it:", 'submissions/mine.csv -m "mine"'),
+    ],
+)
+def test_the_verdict_is_whether_the_rule_clears_the_constant_answer(made_runs, over, low, starts, submits):
+    _, material = material_of(made_runs["one"])
+    validation = material.report["validation"]
+    own = validation["rules"]["temperature"] | {"over_always": over, "over_always_interval": [low, 0.9]}
+    rules = {name: found | {"over_always_interval": [-1, 0]} for name, found in validation["rules"].items()}
+    changed = material.report | {"validation": validation | {"rules": rules | {"temperature": own}}}
+    said = verdict("one", replace(material, report=changed), published=[("others", -4.0)])
+    assert said.sentence.startswith(starts) and "always answering No Finding" in said.sentence
+    assert ("below" if over < 0 else "above") in said.sentence and said.commands[0].endswith(submits)
+    assert ("force" in said.commands[0]) == (over < 0) if over < 0 else "force" not in said.commands[0]
+    assert [row["what"] for row in said.rows] == ["this run, rule temperature", "always No Finding", "others"]
+
+
+def test_the_verdict_names_the_probe_and_says_what_cannot_be_submitted(made_runs):
+    gain = {"theirs": {"score": -1.5, "auc": 0.6, "interval": [-2, -1]}}
+    gain["difference"] = {"score": 0.25, "auc": 0.125, "interval": [0.1, 0.4]}
+    for which, figure in (("one", "0.250 above its probe (−1.500)"), ("many", "0.125 above its probe (0.600)")):
+        _, material = material_of(made_runs[which])
+        said = verdict(which, material, gain=gain, synthetic=True, published=[("others", 0.5)])
+        assert figure in said.sentence and "synthetic" in said.sentence.lower()
+        assert not any("submit" in line or "probe" in line for line in said.commands)
+        assert "others" not in [row["what"] for row in said.rows]  # which are of radiographs
+    assert verdict("one", material_of(made_runs["one"])[1], finished=False).sentence.startswith("Not finished")
+
+
+def test_the_probe_is_found_beside_the_run(made_runs, copied):
+    assert report.gain(copied["one"]) is None
+    shutil.copytree(copied["one"], copied["one"].parent / "probe-one")
+    found = report.gain(copied["one"])
+    assert found["difference"]["score"] == 0 and found["theirs"]["score"] == found["ours"]["score"]
+    shutil.copytree(copied["many"], copied["many"].parent / "probe-many")
+    (copied["many"].parent / "probe-many" / "val_logits.npz").write_bytes(b"")
+    assert report.gain(copied["many"]) is None  # damaged: as if there were none
+
+
+# ---- tables and radiographs
+def table_of(sections: list[page_module.Section], title: str) -> list[dict]:
+    (section,) = (one for one in sections if one.title == title)
+    blocks = [inner for one in section.blocks for inner in getattr(one, "blocks", [one])]
+    (table,) = (one for one in blocks if isinstance(one, page_module.Table))
+    return table.frame.to_dict("records")
+
+
+def test_the_tables_of_one_answer_hold_what_the_files_say(made_runs):
+    _, material = material_of(made_runs["one"])
+    sections = single_label_page.sections(material, defaultdict(list))
+    truth, answers = material.val.targets.argmax(axis=1), material.answers
+    for c, row in enumerate(table_of(sections, "Every class")):
+        assert (row["hits"], row["misses"]) == (sum((truth == c) & (answers == c)), sum((truth == c) & (answers != c)))
+        gone = sum(int(part.rpartition(" ")[2]) for part in filter(None, row["its misses were answered"].split(", ")))
+        assert gone == row["misses"]  # four classes: all that it was taken for are named
+    added = sum(row["adds to the score"] for row in table_of(sections, "Every class"))
+    assert added == pytest.approx(material.report["validation"]["rules"]["temperature"]["score"])
+    for c, row in enumerate(table_of(sections, "Confusion")):
+        cells = [row[name] for name in CLASSES]
+        assert [cell.value for cell in cells] == np.bincount(answers[truth == c], minlength=4).tolist()
+        assert sum(cell.shade or 0 for cell in cells) == pytest.approx(1)
+    counts = table_of(sections, "Counts, answered and true")
+    assert sum(row["true"] for row in counts) == sum(row["answered"] for row in counts) == len(truth)
+
+
+def test_macro_and_micro_stand_beside_each_other(made_runs):
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    _, material = material_of(made_runs["many"])
+    sections = multi_label_page.sections(material, defaultdict(list))
+    rows = {row["figure"]: row for row in table_of(sections, "Macro and micro")}
+    p = 1 / (1 + np.exp(-material.tests[0].logits[0].astype(float)))
+    known = ~np.isnan(material.tests[0].targets)
+    truth, p = material.tests[0].targets[known] == 1, p[known]
+    assert rows["AUC-ROC"]["micro"].value == pytest.approx(roc_auc_score(truth, p))
+    assert rows["PR-AUC"]["micro"].value == pytest.approx(average_precision_score(truth, p))
+    assert rows["AUC-ROC"]["macro"].value == material.report["test"]["macro"]["auc"]
+
+
+def test_an_image_is_shown_by_the_network_that_did_not_learn_it(made_runs):
+    """By that of its fold; a test image, of which every network is, by the first."""
+    _, material = material_of(made_runs["one"])
+    val = material.vals[0]
+    folds = replace(material, vals=[val.take(np.arange(100)), val.take(np.arange(100, 160))])
+    assert report._networks(folds, ["val3.png", "val99.png", "val100.png", "test7.png"]) == [0, 0, 1, 0]
+
+
+@pytest.mark.parametrize("which", ["one", "many"])
+def test_mistakes_and_rare_hits_are_what_they_are_called(made_runs, which):
+    run = open_run(made_runs[which])
+    _, material = material_of(made_runs[which])
+    answers = material.answers if which == "one" else None
+    content, found = run.task.striking(run.evidence, run.rows, answers, 5)
+    mistakes, hits = found.values()
+    assert 0 < len(mistakes) <= 5 and 0 < len(hits) <= 5
+    for example in (*mistakes, *hits):
+        there = content.targets[example.row, example.label] == 1
+        assert there == (example in hits) and 0 < example.p <= 1
+    assert all(("hit" if which == "one" else "it is there") in example.why for example in hits)
 
 
 # ---- what is drawn

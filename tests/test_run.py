@@ -57,6 +57,7 @@ def test_the_main_job_leaves_what_it_promises(done, made, home, call):
         *OUTPUTS,
     }
     assert not list(home.rglob(".*part"))
+    assert done.out.splitlines()[-1] == f"page: {files.shown(run / 'report.html')}"
     for text in (
         "always No Finding",
         "macro-F1",

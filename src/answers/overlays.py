@@ -8,6 +8,7 @@ from typing import NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 # ---- pictures
 # Perceptually uniform, and readable without red and green; and how far up each is used.
@@ -49,6 +50,18 @@ def overlay(image: np.ndarray, shown: np.ndarray, kind: str = "grad-cam") -> np.
     """The map laid over the grey image, the more opaque the larger its value: float RGB [S, S, 3] from 0 to 1."""
     opacity, (colours, end) = OPACITY * shown[..., None], COLOURS[kind]
     return (1 - opacity) * (image / 255.0)[..., None] + opacity * matplotlib.colormaps[colours](end * shown)[..., :3]
+
+
+def pair(image: np.ndarray, shown: np.ndarray | None, kind: str = "grad-cam", side: int = 256) -> bytes:
+    """A JPEG for a screen: the radiograph uint8 [S, S], and beside it the same under its map, each `side` pixels wide;
+    without a map (None) the radiograph alone."""
+    grey = np.repeat(image[..., None], 3, axis=2)
+    both = grey if shown is None else np.concatenate([grey, np.uint8(255 * overlay(image, shown, kind))], axis=1)
+    high, wide = both.shape[:2]
+    file = io.BytesIO()
+    resized = Image.fromarray(both).resize((side * wide // high, side), Image.Resampling.BILINEAR)
+    resized.save(file, format="jpeg", quality=85)
+    return file.getvalue()
 
 
 def picture(tile: Tile) -> bytes:

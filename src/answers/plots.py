@@ -7,7 +7,8 @@ colour-blind safe colours of Okabe and Ito (2008). The same run gives the same b
 import io
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from matplotlib import style
@@ -17,10 +18,12 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from answers import metrics, multi_label, single_label, stats
-from answers.posterior import GRID
+from answers.posterior import GRID, probabilities
 from answers.rules import RULES, truth_of
+from core import page
 from core.errors import UserError, some
 from core.logits_file import Logits, pooled
+from core.task import Rows
 
 COLUMN, PAGE = 8.5, 17.5  # width in cm
 DOTS = 300  # per inch
@@ -52,9 +55,11 @@ WORDS = {  # for monitored figures
     "log_likelihood": "log-likelihood",
 }
 POINTS = {"sens95": (VERMILLION, "o", "Sens = 95 %"), "spec95": (BLUE, "s", "Spec = 95 %")}  # of operation
+BAND = {"color": BLUE, "alpha": 0.2, "linewidth": 0}
 FEW = 4  # labels of the pictures that show not all of them
 A_PAGE = 20  # labels
 BINS, SMALLEST = 10, 20  # of reliability: bins at most, and images that each should have
+DRAWS = 200  # resamples that the band of a curve is made of
 
 
 @dataclass(frozen=True)
@@ -70,12 +75,18 @@ class Picture:
             self.figure.savefig(buffer, format="png", dpi=DOTS, metadata={"Software": None})
         return buffer.getvalue()
 
+    def on_page(self) -> page.Picture:
+        """The same for a page, which reads out the first sentence of the caption."""
+        with style.context(["default", STYLE]):
+            return page.drawn(self.figure, self.caption.partition(". ")[0], self.caption)
+
 
 @dataclass(frozen=True)
 class Material:
     """What a run left behind. `histories` are the rows of log.csv and the best epoch of every network by its name
     (none where nothing was trained by epochs), `report` is what report.json holds, `vals` and `tests` are validation
-    logits and test logits with labels or None, a file a network, `labels` those that a picture of a few shall show."""
+    logits and test logits with labels or None, a file a network, `labels` those that a picture of a few shall show.
+    `rows` are those of folds.csv, `predicted` the test logits with or without labels, or None."""
 
     synthetic: bool
     histories: Mapping[str, tuple[Sequence[Mapping[str, str]], int | None]]
@@ -87,11 +98,30 @@ class Material:
     report: dict
     labels: Sequence[str] = ()
     patients: np.ndarray | None = None  # of the validation rows, where their intervals go by patient
+    rows: Rows = field(default_factory=dict)
+    predicted: Sequence[Logits] | None = None
 
-    @property
+    @cached_property
     def val(self) -> Logits:
         """The validation rows of all networks."""
         return pooled(self.vals, exclusive="costs" in self.calibration)
+
+    @property
+    def part(self) -> tuple[str, Logits]:
+        """The name and the rows of the part that a multi-label run is judged on: the test part, where it is there."""
+        return ("test", self.tests[0]) if self.tests is not None else ("validation", self.val)
+
+    @cached_property
+    def drawn(self) -> np.ndarray:
+        """How often every resample of patients draws each image of that part, [DRAWS, N]; an image without a patient is
+        its own."""
+        ids = self.part[1].ids.tolist()
+        return stats.cluster_weights(np.array([self.rows.get(one, {}).get("patient") or one for one in ids]), DRAWS)
+
+    @cached_property
+    def answers(self) -> np.ndarray:
+        """The run's answers to the validation rows, cross-fitted, int [N]: each of one class an image."""
+        return single_label.held_out(self.vals, self.calibration, [self.rule], self.patients)[0][self.rule]
 
 
 def draw(names: Sequence[str], material: Material) -> Iterator[Picture]:
@@ -100,8 +130,11 @@ def draw(names: Sequence[str], material: Material) -> Iterator[Picture]:
     for name in names:
         with style.context(["default", STYLE]):
             drawn = list(PLOTS[name](material))
-            for picture in drawn if material.synthetic else ():
-                picture.figure.suptitle("synthetic data", x=0.99, ha="right", color=GREY)
+            for picture in drawn:
+                if material.synthetic:
+                    picture.figure.suptitle("synthetic data", x=0.99, ha="right", color=GREY)
+                picture.figure.draw_without_rendering()  # lays it out, once for paper and screen
+                picture.figure.set_layout_engine("none")
         yield from drawn
 
 
@@ -199,8 +232,8 @@ def _training(name: str, rows: Sequence[Mapping[str, str]], best_epoch: int | No
         for axis in (loss, monitored, rate):
             axis.axvline(best_epoch, color=VERMILLION, linewidth=0.8, linestyle=":")
         monitored.plot([best_epoch], [best], "o", color=VERMILLION)
-        caption += f" Dotted: the best epoch, {best_epoch}, whose weights are kept ({what} {best:.3f})."
-        _name_ends(monitored, [(best, f"best: {best:.3f}\nepoch {best_epoch}", VERMILLION)], 0.1)
+        caption += f" Dotted: the best epoch, {best_epoch}, whose weights are kept ({what} {page.shown(best, '.3f')})."
+        _name_ends(monitored, [(best, f"best: {page.shown(best, '.3f')}\nepoch {best_epoch}", VERMILLION)], 0.1)
     if frozen:
         for axis in (loss, monitored, rate):
             axis.axvspan(0.5, frozen + 0.5, color=PALE, linewidth=0, zorder=0)
@@ -223,10 +256,17 @@ class Label:
     rule: str
     at: dict[str, float]
     row: Mapping  # of the report
+    drawn: np.ndarray  # how often every resample draws each row, [DRAWS, N]
 
     @property
     def chosen(self) -> np.ndarray:
         return self.p[self.rule]
+
+    @cached_property
+    def reached(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positives and negatives at or above every probability that is met, from above, beginning with 0."""
+        true, false = stats.reached(self.truth, self.chosen, np.ones((1, len(self.truth))))
+        return true[0], false[0]
 
     def operating_points(self) -> dict[str, tuple[float, float]]:
         """Sensitivity and specificity on these rows at every threshold that validation gave: p ≥ τ is positive."""
@@ -245,7 +285,7 @@ def labels_of(material: Material, wanted: Sequence[str] | None = None) -> tuple[
     order. Raises UserError for a wanted label that the run does not have, and when none can be drawn.
     """
     tested, calibration = material.tests is not None, material.calibration
-    part, content = ("test", material.tests[0]) if tested else ("validation", material.val)
+    part, content = material.part
     names = content.classes.tolist()
     unknown = [name for name in wanted or () if name not in names]
     if unknown:
@@ -279,6 +319,7 @@ def labels_of(material: Material, wanted: Sequence[str] | None = None) -> tuple[
                 material.rule,
                 {point: values[c] for point, values in at.items()},
                 rows[name],
+                material.drawn[:, known],
             )
         )
     said = f" {part.capitalize()} part, {len(content.ids)} images; rule {material.rule}."
@@ -302,16 +343,15 @@ def _unit_square(axis) -> None:
 
 
 def _roc(labels: Sequence[Label], columns: int, width: float) -> Figure:
-    from sklearn.metrics import roc_curve
-
     titles = [_wrapped(label.name) for label in labels]
     figure, axes = _panels(
         titles, columns, width, "1 − specificity", "sensitivity", legend=True, sharex=True, sharey=True
     )
     for axis, label in zip(axes, labels, strict=True):
-        false, true, _ = roc_curve(label.truth, label.chosen, drop_intermediate=False)
+        true, false = label.reached
         axis.plot([0, 1], [0, 1], color=GREY, linewidth=0.6, linestyle="--", label="chance")
-        axis.plot(false, true, color="black", label="ROC")
+        axis.fill_between(stats.LEVELS, *stats.roc_band(label.truth, label.chosen, label.drawn), **BAND)
+        axis.plot(false / false[-1], true / true[-1], color="black", label="ROC")
         for point, (sens, spec) in label.operating_points().items():
             colour, marker, _ = POINTS[point]
             axis.plot([1 - spec], [sens], marker, color=colour, label=point, clip_on=False, zorder=3)
@@ -330,7 +370,8 @@ def _roc(labels: Sequence[Label], columns: int, width: float) -> Figure:
 
 ROC = (
     "Circle and square: the thresholds that hold 95 % sensitivity and 95 % specificity on validation, applied"
-    " unchanged. Dashed: chance. Below: area under the curve with its 95 % interval by resampling patients, positives"
+    " unchanged. Dashed: chance. Band: 95 % of the sensitivities at each specificity when patients are"
+    " resampled. Below: area under the curve with its 95 % interval by resampling patients, positives"
     " of all images."
 )
 
@@ -354,8 +395,6 @@ def roc_all(material: Material) -> Iterator[Picture]:
 
 def precision_recall(material: Material) -> Iterator[Picture]:
     """Precision over recall with the prevalence, which is what chance reaches."""
-    from sklearn.metrics import precision_recall_curve
-
     labels, said = labels_of(material, material.labels)
     titles = [
         f"{_wrapped(label.name)}\nPR-AUC {label.row['average_precision']:.3f}, chance {label.truth.mean():.3f}"
@@ -363,17 +402,19 @@ def precision_recall(material: Material) -> Iterator[Picture]:
     ]
     figure, axes = _panels(titles, 2, COLUMN, "recall (sensitivity)", "precision", sharex=True, sharey=True)
     for axis, label in zip(axes, labels, strict=True):
-        # recall falls; the last point is no threshold's
-        precision, recall, _ = precision_recall_curve(label.truth, label.chosen)
-        recall, precision = [*recall[:-1], 0], [*precision[:-1], precision[-2]]
+        true, false = (each[:0:-1] for each in label.reached)  # from the lowest threshold up
+        precision = true / (true + false)
+        recall, precision = [*true / true[0], 0], [*precision, precision[-1]]  # the last point is no threshold's
         # the area below is the average precision
+        axis.fill_between(stats.LEVELS, *stats.pr_band(label.truth, label.chosen, label.drawn), **BAND)
         axis.plot(recall, precision, color="black", drawstyle="steps-post", label="PR")
         axis.axhline(label.truth.mean(), color=VERMILLION, linewidth=0.8, linestyle="--", label="prevalence")
         _unit_square(axis)
     yield Picture(
         "precision_recall",
         figure,
-        f"Precision over recall; PR-AUC is average precision. Dashed: chance, which is the prevalence.{said}",
+        f"Precision over recall; PR-AUC is average precision. Dashed: chance, which is the prevalence. Band: 95 % of"
+        f" the precisions at each recall when patients are resampled.{said}",
     )
 
 
@@ -524,6 +565,98 @@ def temperature(material: Material) -> Iterator[Picture]:
     yield Picture("temperature", figure, caption)
 
 
+def likelihood(material: Material) -> Iterator[Picture]:
+    """The negative log-likelihood over the temperature, whose minimum is the temperature of calibration."""
+    truth = truth_of(material.val)
+    fitted = [network["rules"]["temperature"]["temperature"] for network in material.calibration["networks"]]
+    heats = sorted({*GRID, *fitted})
+    losses = np.array(
+        [
+            metrics.nll(np.concatenate([probabilities(val.logits, heat) for val in material.vals]), truth)
+            for heat in heats
+        ]
+    )
+    after = material.report["validation"]["calibration"]["after"]["nll"]
+    figure = Figure(figsize=(COLUMN / 2.54, 6.5 / 2.54), layout="constrained")
+    axis = figure.subplots()
+    axis.plot(heats, losses, color=BLUE)
+    least = int(losses.argmin())
+    beyond = {0: " or below", len(heats) - 1: " or above"}.get(least, "")
+    axis.plot(heats[least], losses[least], "o", color=GREEN, zorder=3)
+    for heat in fitted:
+        axis.axvline(heat, color=VERMILLION, linewidth=0.8, linestyle=":")
+    axis.axhline(after, color=GREY, linewidth=0.8, linestyle="--")
+    reach = max(losses.max(), after) - min(losses.min(), after)
+    axis.set_ylim(min(losses.min(), after) - 0.15 * reach, max(losses.max(), after) + 0.1 * reach)
+    axis.annotate(
+        f"calibrated posterior: {after:.3f}", (1, after), (0, -3), xycoords=("axes fraction", "data"),
+        textcoords="offset points", color=GREY, ha="right", va="top",
+    )  # fmt: skip
+    axis.set(xlabel="temperature T", ylabel="negative log-likelihood, nats", xlim=(heats[0], heats[-1]))
+    caption = (
+        f"The negative log-likelihood of softmax(z / T), averaged over the views, on the {len(truth)} validation"
+        f" images: least at T = {heats[least]:g}{beyond} (dot). Dotted: the temperature that the score chose."
+        " Dashed: the calibrated posterior, cross-fitted."
+    )
+    yield Picture("likelihood", figure, caption)
+
+
+def rules(material: Material) -> Iterator[Picture]:
+    """Every rule's score with its interval beside the constant answer."""
+    report = material.report["validation"]
+    names, always = list(report["rules"]), report["always"]
+    figure = Figure(figsize=(COLUMN / 2.54, (0.55 * len(names) + 2.2) / 2.54), layout="constrained")
+    axis = figure.subplots()
+    for place, name in enumerate(names):
+        found, colour = report["rules"][name], VERMILLION if name == material.rule else BLUE
+        axis.plot(found["interval"], [place, place], color=colour)
+        axis.plot(found["score"], place, "o", color=colour)
+        axis.plot(found["fitted"], place, "o", color=colour, fillstyle="none")
+    axis.axvline(always["score"], color=GREY, linewidth=0.8, linestyle="--")
+    axis.set_yticks(range(len(names)), names)
+    axis.tick_params(axis="y", length=0)
+    axis.set(xlabel="competition score, validation", ylabel="rule", ylim=(len(names) - 0.5, -0.5))
+    axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
+    caption = (
+        "Every rule's score on the validation images, cross-fitted, with its 95 % interval; the run's own in red."
+        " Hollow: fitted on the same images, which flatters. Dashed: always answering"
+        f" {always['class']}, {page.shown(always['score'], '.3f')}."
+    )
+    yield Picture("rules", figure, caption)
+
+
+def counts(material: Material) -> Iterator[Picture]:
+    """How many validation images have a class, and how often it was answered."""
+    val = material.val
+    true = val.targets.sum(axis=0).astype(int)
+    said = np.bincount(material.answers, minlength=len(true))
+    order = np.flatnonzero((true > 0) | (said > 0))
+    order = order[np.argsort(-true[order], kind="stable")]
+    place = np.arange(len(order))
+    figure = Figure(figsize=(COLUMN / 2.54, (0.42 * len(order) + 2.6) / 2.54), layout="constrained")
+    axis = figure.subplots()
+    axis.hlines(place, true[order], said[order], color=GREY, linewidth=0.8)
+    axis.plot(true[order], place, "o", color=GREY, label="true", zorder=3)
+    axis.plot(said[order], place, "D", color=VERMILLION, label="answered", zorder=3)
+    axis.set_xscale("symlog", linthresh=1)
+    axis.set_xlim(-0.15, max(true.max(), said.max()) * 1.3)
+    ticks = [tick for tick in (0, 1, 10, 100, 1000, 10_000, 100_000) if tick <= max(true.max(), said.max())]
+    axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set_yticks(place, [str(val.classes[c]) for c in order])
+    axis.tick_params(axis="y", length=0)
+    axis.set(xlabel="validation images", ylabel="class", ylim=(len(order) - 0.4, -0.6))
+    axis.spines["left"].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=2)
+    caption = (
+        f"Images of every class on the validation part, and how often rule {material.rule} answered it, cross-fitted;"
+        " the scale is logarithmic from 1 on. A rule that gains by rare hits answers rare classes more often than they"
+        " are."
+    )
+    yield Picture("counts", figure, caption)
+
+
 def confidence(material: Material) -> Iterator[Picture]:
     """How often the most probable class is right, before and after calibration."""
     report = material.report["validation"]["calibration"]
@@ -556,8 +689,8 @@ def confidence(material: Material) -> Iterator[Picture]:
 
 def confusion(material: Material) -> Iterator[Picture]:
     """Which class was answered for which, by the run's rule, cross-fitted."""
-    val, classes, rule = material.val, material.val.classes.tolist(), material.rule
-    answers = single_label.held_out(material.vals, material.calibration, [rule], material.patients)[0][rule]
+    val, classes = material.val, material.val.classes.tolist()
+    answers = material.answers
     counts = np.zeros((len(classes), len(classes)), int)
     np.add.at(counts, (truth_of(val), answers), 1)
     images = counts.sum(axis=1)
@@ -613,10 +746,11 @@ def class_costs(material: Material) -> Iterator[Picture]:
     axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
     axis.spines["left"].set_visible(False)
+    total = (hits - alarms - misses).sum()
     figure.legend(loc="outside lower center", ncols=3, columnspacing=1, handletextpad=0.4, handlelength=1.2)
     caption = (
         "What the hits of every class add to the score, and what its misses and its false alarms take from it, the"
-        f" most costly class first: all bars together are the score, {(hits - alarms - misses).sum():.4f} (validation,"
+        f" most costly class first: all bars together are the score, {page.shown(total, '.4f')} (validation,"
         f" rule {material.rule}, cross-fitted)."
     )
     yield Picture(
@@ -631,9 +765,12 @@ PLOTS: dict[str, Callable[[Material], Iterator[Picture]]] = {
     "precision_recall": precision_recall,
     "reliability": reliability,
     "histograms": histograms,
+    "rules": rules,
     "temperature": temperature,
+    "likelihood": likelihood,
     "confidence": confidence,
     "confusion": confusion,
+    "counts": counts,
     "class_costs": class_costs,
 }
 OF_LABELS = {"roc", "precision_recall", "reliability", "histograms"}  # show the labels that were asked for

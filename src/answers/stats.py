@@ -85,6 +85,48 @@ def ranking(
         return area, (positives * precision).sum(axis=1) / positives.sum(axis=1)
 
 
+LEVELS = np.linspace(0, 1, 101)  # where the band of a curve has its ends
+
+
+def roc_band(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The 95 % percentile band of the sensitivity over draws at every 1 − specificity of LEVELS: low, high.
+
+    truth bool [N] · scores [N] · weights [draws, N], not negative. A draw without positives or negatives is left out.
+    """
+    hits, alarms = reached(truth, scores, weights)
+    whole = (hits[:, -1] > 0) & (alarms[:, -1] > 0)
+    curves = [np.interp(LEVELS, f / f[-1], t / t[-1]) for t, f in zip(hits[whole], alarms[whole], strict=True)]
+    return _band(curves)
+
+
+def pr_band(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same of the precision at every recall of LEVELS: that of the first threshold that reaches it."""
+    hits, alarms = reached(truth, scores, weights)
+    curves = []
+    for true, false in zip(hits, alarms, strict=True):
+        if true[-1] > 0:
+            first = np.searchsorted(true, np.maximum(LEVELS * true[-1] - 1e-9, 1e-9))
+            curves.append(true[first] / (true[first] + false[first]))
+    return _band(curves)
+
+
+def reached(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positives and negatives at or above every score that is met, from above, under every draw's weights: each float
+    [draws, 1 + scores], beginning with 0."""
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.diff(scores[order]) != 0, True)  # of tied scores
+    start = np.zeros((len(weights), 1))
+    found = [(weights[:, order] * rows[order]).cumsum(axis=1, dtype=float)[:, last] for rows in (truth, ~truth)]
+    return tuple(np.concatenate([start, each], axis=1) for each in found)
+
+
+def _band(curves: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    if not len(curves):
+        return np.full(len(LEVELS), np.nan), np.full(len(LEVELS), np.nan)
+    low, high = np.quantile(curves, [0.025, 0.975], axis=0)
+    return low, high
+
+
 def weighted_means(values: np.ndarray, among: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """The mean of every column of `values` [N, K] over the rows of `among` (bool [N, K]) under every draw's weights
     [draws, N]: float [draws, K], NaN where those rows weigh nothing. A Brier score, a sensitivity and a specificity are

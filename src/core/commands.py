@@ -13,8 +13,10 @@ from typing import NamedTuple
 from core.errors import UserError, command
 
 LIST = """
-CONFIGS [--data DIR] [--demo] [--collect DIR ...] [key=value ...]
-    the main job: prepare, train, predict, tune, decide, evaluate; ends with submissions/NAME.csv; resumes
+CONFIGS [--data DIR] [--demo] [--collect DIR ...] [--no-page] [key=value ...]
+    the main job: prepare, train, predict, tune, decide, evaluate; ends with submissions/NAME.csv and a page; resumes
+look [CONFIG] [--data DIR] [--demo] [key=value ...]
+    what the data are, as a page: counts, noise, duplicates, shortcuts; needs no run: looks/NAME/data.html
 train CONFIG [--data DIR] [--demo] [key=value ...]
     training only; leaves runs/NAME/val_logits.npz
 predict RUN [--data DIR]
@@ -22,7 +24,7 @@ predict RUN [--data DIR]
 evaluate RUN ...
     the whole report of a run (report.json, per_class.csv); several are compared
 report RUN [--labels NAME,NAME]
-    pictures fit to print (RUN/figures/) and a page with everything (RUN/report.html)
+    a page with everything, verdict first (RUN/report.html), and pictures fit to print (RUN/figures/)
 explain RUN [--labels A,B] [--number N] [--masks DIR] [--data DIR] [--out DIR]
     Grad-CAM of chosen images: RUN/figures/explain.png
 probe CONFIG|RUN [--data DIR] [--demo] [key=value ...]
@@ -53,6 +55,8 @@ submit CSV -m MESSAGE [--config CONFIG] [--data DIR] [--force]
     check a submission and hand it in
 submissions [--config CONFIG]
     your submissions and their scores
+board [--offline]
+    where all runs of this folder stand, beside what was submitted: a table, and a page (board.html)
 doctor
     what is here and what is missing: packages, data, weights, credentials (never their values)
 make-demo DIR [--images N] [--size PIXELS] [--seed S] [--layout competition|padchest]

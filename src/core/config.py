@@ -124,6 +124,8 @@ class Config(BaseModel):
     average_epochs: Count = later(0)  # what is kept is the mean of the weights at the ends of so many last epochs
     # the validation figure that chooses the epoch: auto (the task's own), one of its `monitors`, or last (the last one)
     monitor: str = later("auto")
+    # curves to watch while it trains, see net/curves.py; log.csv is written in any case
+    log: Literal["none", "tensorboard", "wandb"] = later("none")
 
     @field_validator("*", mode="before")
     @classmethod
@@ -207,7 +209,7 @@ def spelled(imbalance: dict[str, float]) -> str:
     return "+".join(f"{name}:{exponent:g}" for name, exponent in imbalance.items()) or "none"
 
 
-NO_RESULT = {"name", "workers", "hours", "probe", "save_minutes"}  # they change no figure
+NO_RESULT = {"name", "workers", "hours", "save_minutes", "probe", "log"}  # they change no figure
 INDIFFERENT = NO_RESULT | {"rule", "temperature"}  # a run may go on, or be decided anew, with these changed
 
 

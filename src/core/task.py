@@ -15,6 +15,7 @@ from core.config import Config
 from core.data_set import Layout, Source, Table, Tables
 from core.examples import Example
 from core.logits_file import Logits
+from core.page import Picture, Section
 
 Rows = Mapping[str, Mapping[str, str]]  # id → its row of folds.csv
 
@@ -29,6 +30,38 @@ class Evidence(NamedTuple):
     calibration: dict
     rule: str
     chose: bool = True
+
+
+class Beside(NamedTuple):
+    """What a verdict on a run rests on besides its report: its name, whether its data are synthetic, whether a
+    leaderboard takes its answers, whether it is trained to its end, the paired difference to its probe (or None), and
+    published figures, each with who has it."""
+
+    name: str
+    synthetic: bool
+    leaderboard: bool
+    finished: bool
+    gain: dict | None
+    published: Sequence[tuple[str, float]]
+
+
+class Verdict(NamedTuple):
+    """One sentence; what the run stands beside, as rows of a table; and the commands that follow from it."""
+
+    sentence: str
+    rows: Sequence[Mapping]
+    commands: Sequence[str]
+
+
+class Standing(NamedTuple):
+    """Where a run stands among others: its score and its macro AUC, each with its 95 % interval, and its negative
+    log-likelihood; None where the kind of problem has none."""
+
+    score: float | None
+    interval: Sequence[float] | None
+    auc: float | None
+    auc_interval: Sequence[float] | None
+    nll: float | None
 
 
 class Problem(ABC):
@@ -102,6 +135,26 @@ class Problem(ABC):
         """What nobody must miss in a report, as lines; or nothing."""
 
     @abstractmethod
+    def verdict(self, report: dict, beside: Beside) -> Verdict:
+        """What the run is worth."""
+
+    @abstractmethod
+    def standing(self, report: dict) -> Standing:
+        """Where the run stands among others. Raises KeyError or TypeError for a damaged report."""
+
+    @abstractmethod
+    def sections(self, material, pictures: Mapping[str, Sequence[Picture]]) -> list[Section]:
+        """What a page shows of a run after its training, by what it left behind (an answers.plots.Material) and by the
+        pictures of `plots`."""
+
+    @abstractmethod
+    def striking(
+        self, found: Evidence, rows: Rows, answers: np.ndarray | None, number: int
+    ) -> tuple[Logits, dict[str, list[Example]]]:
+        """Images worth a look, by heading, at most `number` under each, and the logits file whose rows they are.
+        `answers`: of the validation rows, where they are at hand."""
+
+    @abstractmethod
     def headline(self, report: dict) -> dict[str, float | None]:
         """The few figures of a report that runs are compared by: those of `headings`."""
 
@@ -141,7 +194,10 @@ class Task(Problem):
     layout: ClassVar[Layout]
     parts: ClassVar[tuple[str, ...]]  # of the labelled rows
     views: ClassVar[tuple[str, ...]]  # names in net.infer.VIEWS that training and test-time augmentation may use
+    # what others reached, in `monitor`: whose it is, and the figure
+    published: ClassVar[tuple[tuple[str, float], ...]] = ()
     pretrained_on_test: ClassVar[re.Pattern]  # the names of networks that have seen images of its test part
+    counts_published: ClassVar[str] = ""  # a file in configs/published/ with counts of its labelled table
 
     def __init__(self, config: Config):
         self.config = config
@@ -158,6 +214,10 @@ class Task(Problem):
     @abstractmethod
     def read(self, source: Source) -> Tables:
         """The label side of a data set. Raises UserError for files that are not as they should be."""
+
+    def whole(self, source: Source) -> Table:
+        """All that its labelled table names, whatever the configuration chooses of it: every label, every view."""
+        return self.read(source).labelled
 
     @abstractmethod
     def split(self, table: Table) -> np.ndarray:

@@ -3,6 +3,8 @@
 A cropper is called with an image and its name before the image is packed; what it does not cut it hands back whole.
 """
 
+from __future__ import annotations
+
 import contextlib
 import io
 import json
@@ -17,16 +19,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from pathlib import Path
 from threading import Lock
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
-import torch
 from PIL import Image
 
 from core.errors import UserError
 from core.files import digest, shown
 from images.pack import FORMATS
+
+if TYPE_CHECKING:
+    import torch
 
 SIDE = 512  # pixels: the square frame that the mask is made in, whatever the image's shape
 MARGIN = 0.03  # of the side of the square around the lungs, added at each of its edges
@@ -210,13 +214,15 @@ class Lungs(Cropper):
     def mask(self, image: np.ndarray, name: str) -> np.ndarray:
         return self.worker.submit(self._mask, image).result()
 
-    @torch.inference_mode()
     def _mask(self, image: np.ndarray) -> np.ndarray:
+        import torch  # here, so that whoever only cuts by masks needs none
+
         shrinks = min(image.shape) >= SIDE
         square = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         # torchxrayvision's range, [-1024, 1024]
         pixels = torch.from_numpy(np.float32(square) / 255 * 2048 - 1024)[None, None]
-        logits = self.network(pixels.to(self.device))[0, self.targets]
+        with torch.inference_mode():
+            logits = self.network(pixels.to(self.device))[0, self.targets]
         return (logits > 0).any(dim=0).cpu().numpy()  # sigmoid > 0.5
 
 

@@ -10,9 +10,9 @@ import shutil
 import sys
 import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -203,7 +203,7 @@ def _stamps_of(paths: list[Path]) -> np.ndarray:
 
 
 def _decode_rows(
-    rows: np.ndarray, paths: list[Path], ids: np.ndarray, array: np.memmap, crop: Crop | None
+    rows: Iterable[int], paths: list[Path], ids: np.ndarray, array: np.ndarray, crop: Crop | None
 ) -> dict[int, str]:
     """Decode some rows into the array; returns why some of them could not be."""
     reasons = {}
@@ -212,29 +212,64 @@ def _decode_rows(
             image = decode(paths[row])
             image = crop(image, str(ids[row])) if crop else image
         except Exception as error:  # Pillow raises many kinds for a broken file; all of them are reported
-            reasons[int(row)] = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+            reasons[int(row)] = why(error)
             continue
-        way = cv2.INTER_AREA if min(image.shape) >= array.shape[1] else cv2.INTER_LINEAR
-        array[row] = cv2.resize(image, array.shape[:0:-1], interpolation=way)
+        array[row] = square(image, array.shape[1])
     return reasons
 
 
+def why(error: Exception) -> str:
+    """Why an image could not be decoded, in words."""
+    return "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+
+
+def square(image: np.ndarray, side: int) -> np.ndarray:
+    """An image [H, W] resized to side × side, whatever its aspect: uint8 [side, side]."""
+    way = cv2.INTER_AREA if min(image.shape) >= side else cv2.INTER_LINEAR
+    return cv2.resize(image, (side, side), interpolation=way)
+
+
+def decoded(
+    images: Path, ids: np.ndarray, size: int, places: Mapping[str, str], crop: Crop
+) -> tuple[np.ndarray, dict[str, str]]:
+    """A few images as `pack` would pack them, uint8 [N, size, size], kept nowhere; and why some could not be read.
+    `crop` is ready."""
+    array = np.zeros((len(ids), size, size), np.uint8)
+    paths = [images / places[name] for name in ids.tolist()]
+    failed = {str(ids[row]): "missing" for row, path in enumerate(paths) if not path.is_file()}
+    there = [row for row, path in enumerate(paths) if path.is_file()]
+    reasons = _decode_rows(there, paths, ids, array, crop)
+    return array, failed | {str(ids[row]): reason for row, reason in reasons.items()}
+
+
 def decode(path: Path) -> np.ndarray:
-    """Read an image as 8-bit grey [H, W], turned as its EXIF orientation says; floating-point pixels are shares of full
-    white, or from 0 to 255. Raises Pillow's errors for what is no image, or a truncated one, and ValueError for pixels
-    beyond what their kind can say."""
+    """Read an image as 8-bit grey [H, W], turned as its EXIF orientation says; see `grey`. Raises Pillow's errors for
+    what is no image, or a truncated one."""
+    with opened(path) as image:
+        return grey(image)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """An image file of a wanted format, not yet decoded."""
     # handed a path Pillow maps a plain TIFF, and misreads one that is to be turned
     with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
-        with suppress(SyntaxError):  # damaged EXIF says nothing
-            ImageOps.exif_transpose(image, in_place=True)
-        if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow's own conversion would clip at 255
-            pixels = _within(np.asarray(image), 65535).astype(np.uint32)
-            return ((pixels + 128) // 257).astype(np.uint8)
-        if image.mode == "F":
-            pixels = _within(np.asarray(image), 255)
-            if pixels.max() <= 1:
-                return np.rint(pixels * 255).astype(np.uint8)
-        return np.asarray(image.convert("L"))
+        yield image
+
+
+def grey(image: Image.Image) -> np.ndarray:
+    """An opened image as 8-bit grey [H, W]; floating-point pixels are shares of full white, or from 0 to 255. Raises
+    ValueError for pixels beyond what their kind can say."""
+    with suppress(SyntaxError):  # damaged EXIF says nothing
+        ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow's own conversion would clip at 255
+        pixels = _within(np.asarray(image), 65535).astype(np.uint32)
+        return ((pixels + 128) // 257).astype(np.uint8)
+    if image.mode == "F":
+        pixels = _within(np.asarray(image), 255)
+        if pixels.max() <= 1:
+            return np.rint(pixels * 255).astype(np.uint8)
+    return np.asarray(image.convert("L"))
 
 
 def _within(pixels: np.ndarray, white: int) -> np.ndarray:

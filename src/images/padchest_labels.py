@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,7 +51,25 @@ def read(path: Path, images: Path, labels: Sequence[str], projections: Sequence[
     classifier labelled.
     """
     choices = {"Projection": projections} | ({"MethodLabel": ["Physician"]} if physician_only else {})
-    table = read_table(path, [*COLUMNS, *(name for name in choices if name not in COLUMNS)], WANTED)
+    table = _opened(path, [name for name in choices if name not in COLUMNS])
+    check_labels(labels, _names(table), path)
+    found = _labelled(_chosen(table, choices, path), labels)
+    folders = found.known.pop("folder")
+    return replace(found, files=_places(images, found.ids, folders))
+
+
+def read_whole(path: Path) -> Table:
+    """All that the same file names: every label, every projection, and rows without a list of labels, which have
+    none."""
+    table = _opened(path)
+    found = _labelled(table, sorted(_names(table)))
+    del found.known["folder"]
+    return found
+
+
+def _opened(path: Path, further: Sequence[str] = ()) -> pd.DataFrame:
+    """The file's rows, checked, with the set of labels of each in the column `named`, None for an empty cell."""
+    table = read_table(path, [*COLUMNS, *further], WANTED)
     check_ids(table["ImageID"].to_numpy(dtype=str), path)
     table["PatientID"] = table["PatientID"].str.strip()
     nobody = table["PatientID"].str.lower().isin(["", "nan"])
@@ -61,16 +80,22 @@ def read(path: Path, images: Path, labels: Sequence[str], projections: Sequence[
             " it in, or remove the row"
         )
     table["named"] = [names_in(cell, number, path) for number, cell in enumerate(table["Labels"], start=1)]
-    check_labels(labels, {name for names in table["named"] if names for name in names}, path)
-    table = _chosen(table, choices, path)
-    targets = np.array([[label in names for label in labels] for names in table["named"]], np.float32)
-    known = {"patient": table["PatientID"].to_numpy(dtype=str)}
+    return table
+
+
+def _names(table: pd.DataFrame) -> set[str]:
+    return {name for names in table["named"] if names for name in names}
+
+
+def _labelled(table: pd.DataFrame, labels: Sequence[str]) -> Table:
+    """Targets of these labels, and what is known of every row, its folder included."""
+    targets = np.array([[label in (names or ()) for label in labels] for names in table["named"]], np.float32)
+    known = {"patient": table["PatientID"].to_numpy(dtype=str), "folder": table["ImageDir"].to_numpy(dtype=str)}
     for name, (columns, meaning) in ATTRIBUTES.items():
         if set(columns) <= set(table.columns):
             cells = zip(*(table[column] for column in columns), strict=True)
             known[name] = np.array([meaning(*one) for one in cells])
-    ids = table["ImageID"].to_numpy(dtype=str)
-    return Table(ids, list(labels), targets, _places(images, ids, table["ImageDir"].to_numpy(dtype=str)), known)
+    return Table(table["ImageID"].to_numpy(dtype=str), list(labels), targets, known=known)
 
 
 def _chosen(table: pd.DataFrame, choices: dict[str, Sequence[str]], path: Path) -> pd.DataFrame:

@@ -1,13 +1,15 @@
 """The first stage: find, download or make the data set, read its tables, pack its images."""
 
+from __future__ import annotations
+
 import json
 import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from core import folds
 from core.config import Config
@@ -19,6 +21,9 @@ from core.task import Task
 from images import locate, lungs, synthetic
 from images.pack import Pack, pack
 from leaderboard import client
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from core import packages
 from core.errors import UserError, some
 from core.files import ROOT, read_json, shown
 
-TRAVELS = (".py", ".yaml", ".csv")  # and no READMEs
+TRAVELS = (".py", ".yaml", ".csv", ".html", ".css", ".js")  # and no READMEs
 LIMIT = 1_000_000  # bytes of source that Kaggle takes; the client hides its refusal
 TYPES = {
     "id": str,

@@ -159,12 +159,13 @@ def call(
     slug: str | None = None,
     missing_is_busy: bool = False,
     changes: str | None = None,
+    patience: float | None = None,
 ) -> object:
     """Call KaggleApi's `method` until it succeeds, waiting ever longer while the service is busy. Returns the reply.
 
     `refusal` says why a reply is none that was hoped for, or None. Raises UserError with the service's own reason;
     `slug` is the competition whose rules a 403 is about. A call that changes something is only repeated when it cannot
-    have arrived; `changes` is the address where one would see it.
+    have arrived; `changes` is the address where one would see it. `patience`: seconds, where they are not PATIENCE.
     """
     start, pause = time.monotonic(), PAUSE
     while True:
@@ -175,7 +176,7 @@ def call(
                 return found
             found = Failure(reason)
         busy = (found.unsent if changes else found.busy) or (missing_is_busy and found.missing)
-        if not busy or time.monotonic() - start + pause > PATIENCE:
+        if not busy or time.monotonic() - start + pause > (PATIENCE if patience is None else patience):
             break
         print(f"{found}: trying again in {pause:.0f} s", flush=True)
         time.sleep(pause)
@@ -202,11 +203,11 @@ def submissions_page(slug: str) -> str:
     return f"{SITE}/competitions/{slug}/submissions"
 
 
-def submissions(slug: str) -> list[dict]:
+def submissions(slug: str, patience: float | None = None) -> list[dict]:
     """The user's submissions, the newest first: the service's own fields, `status` in capitals."""
-    rows = call(
-        "competition_submissions", {"competition": slug, "page_size": 200}, "listing your submissions", slug=slug
-    )
+    asked = {"competition": slug, "page_size": 200}
+    what = "listing your submissions"
+    rows = call("competition_submissions", asked, what, slug=slug, patience=patience)
     return [row | {"status": str(row.get("status") or "PENDING").rpartition(".")[2].upper()} for row in rows or []]
 
 

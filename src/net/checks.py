@@ -12,7 +12,7 @@ from core.errors import UserError, some
 from core.files import shown
 from core.task import Task
 from images import lungs
-from net import heads, losses, model, refit
+from net import curves, heads, losses, model, refit
 
 
 def check(config: Config, task: Task, begun: bool = False) -> None:
@@ -38,6 +38,7 @@ def check(config: Config, task: Task, begun: bool = False) -> None:
     if config.split != "auto" and not begun and not Path(config.split).is_file():
         raise UserError(f"split = {shown(Path(config.split))}: there is no such file")
     _check_recipe(config, task)
+    curves.check(config)
     lungs.check(config.crop, config.masks)
     losses.check(config)
     heads.check(config)

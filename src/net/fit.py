@@ -17,7 +17,7 @@ from core.logits_file import Logits
 from core.runs import Run, clock, elapsed
 from core.stopping import unbroken
 from core.task import Task
-from net import checkpoint, infer
+from net import checkpoint, curves, infer
 from net.learner import Learner, not_a_number
 from net.losses import Loss
 from net.mix import mix
@@ -57,6 +57,7 @@ def _epochs(learner: Learner, batches: Batches, loss: Loss, task: Task, run: Run
     config, net, last = learner.config, learner.net, learner.config.monitor == "last"
     if learner.history and not learner.under_way.steps and not (run / "best.pt").is_file():
         keep_best(learner, task, run, learner.history[-1])
+    show = curves.curves(config, run, len(learner.history))
     while len(learner.history) < config.epochs:
         if learner.resting >= config.patience and not last:
             print(f"stopped early: {config.patience} epochs without a better validation {task.monitored}")
@@ -86,6 +87,7 @@ def _epochs(learner: Learner, batches: Batches, loss: Loss, task: Task, run: Run
         if better or last:  # after last.pt, which holds these weights: killed in between, it is written from there
             keep_best(learner, task, run, row)
         write_rows(run / "log.csv", learner.history)
+        show(learner.history[-1])
         say(learner.history, list(figures), config.epochs, better and not last)
     return True
 

@@ -31,6 +31,13 @@ class Competition(SingleLabel, Task):
         r"(?<![a-z])nih(?![a-z])|chexnet|chest[-_ ]?x|xrv|torchxrayvision|res224-all|cxr[-_]?lt", re.IGNORECASE
     )
 
+    published = (
+        ("the best public solution that was found, on Kaggle", -4.34),
+        ("always No Finding, on Kaggle", -4.724889),
+        ("the report's Model B, on Kaggle", -4.94581),
+        ("the report's Model A, on Kaggle", -4.968755),
+    )
+
     def __init__(self, config: CompetitionConfig):
         SingleLabel.__init__(self, Costs(*config.costs))
         Task.__init__(self, config)

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from answers import multi_label
+from answers import multi_label_page as pages
 from answers import multi_label_report as reports
 from core import priors
 from core.config import Config, Share
@@ -83,3 +84,7 @@ class MultiLabel(Problem):
     score = staticmethod(reports.score)
     score_lines = staticmethod(reports.score_lines)
     examples = staticmethod(reports.examples)
+    verdict = staticmethod(pages.verdict)
+    standing = staticmethod(pages.standing)
+    sections = staticmethod(pages.sections)
+    striking = staticmethod(pages.striking)

@@ -1,6 +1,9 @@
 """NIH ChestX-ray14 with its own label file: fourteen findings, any number an image, parted by patient."""
 
-from typing import Annotated, Literal
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -15,9 +18,31 @@ from tasks.by_patient import ByPatient, ByPatientConfig
 from tasks.competition import Competition
 from tasks.multi_label import MultiLabel, MultiLabelConfig
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "View Position")
 FURTHER = {"sex": "Patient Gender", "age": "Patient Age", "projection": "View Position"}  # subgroup → column
 WANTED = "NIH's own label file is wanted, Data_Entry_2017_v2020.csv"
+
+
+def _opened(path: Path) -> pd.DataFrame:
+    """The rows of the label file, checked, without blanks around their cells."""
+    rows = read_table(path, COLUMNS, WANTED)
+    check_ids(rows["Image Index"].to_numpy(dtype=str), path)
+    rows = rows.apply(lambda cells: cells.str.strip())
+    refuse_empty(rows, COLUMNS, path)
+    return rows
+
+
+def _labels(rows: pd.DataFrame) -> pd.DataFrame:
+    """A column of 0 and 1 for every label that is named; No Finding is one of its own."""
+    return rows["Finding Labels"].str.replace(r"\s*\|\s*", "|", regex=True).str.get_dummies("|")
+
+
+def _known(rows: pd.DataFrame) -> dict[str, np.ndarray]:
+    columns = {"patient": "Patient ID"} | {name: of for name, of in FURTHER.items() if of in rows}
+    return {name: rows[of].to_numpy(dtype=str) for name, of in columns.items()}
 
 
 class Nih14Config(MultiLabelConfig, ByPatientConfig):
@@ -34,28 +59,28 @@ class Nih14(MultiLabel, ByPatient):
 
     def read(self, source: Source) -> Tables:
         path, config = source.tables[0], self.config
-        rows = read_table(path, COLUMNS, WANTED)
+        rows = _opened(path)
         every = rows["Image Index"].tolist()
-        check_ids(np.array(every, dtype=str), path)
-        rows = rows.apply(lambda cells: cells.str.strip())
-        refuse_empty(rows, COLUMNS, path)
         rows = rows[rows["View Position"].isin(config.projections)]
         if rows.empty:
             raise UserError(f"{shown(path)} has no row with View Position {' or '.join(config.projections)}")
-        # No Finding is one of its own
-        found = rows["Finding Labels"].str.replace(r"\s*\|\s*", "|", regex=True).str.get_dummies("|")
+        found = _labels(rows)
         check_labels(config.labels, found.columns, path)
-        known = {"patient": rows["Patient ID"], **{name: rows[of] for name, of in FURTHER.items() if of in rows}}
-        ids = rows["Image Index"].to_numpy(dtype=str)
+        known, ids = _known(rows), rows["Image Index"].to_numpy(dtype=str)
         if (official := source.folder / "test_list.txt").is_file():
             tested = official.read_text(encoding="utf-8-sig", errors="replace").split()
             known["official"] = np.where(np.isin(ids, tested), "test", "")
-        known = {name: np.array(values, dtype=str) for name, values in known.items()}
         more = [one for one in sorted(source.folder.glob("Data_Entry_*unlabelled.csv*")) if one.is_file()]
         unlabelled = [one for file in more for one in read_table(file, COLUMNS[:1], WANTED)["Image Index"]]
         check_ids(np.array([*every, *unlabelled], dtype=str), source.folder)  # of all tables: each image stands in one
         targets = found[config.labels].to_numpy(np.float32)
         return Tables(Table(ids, list(config.labels), targets, known=known), np.array(unlabelled, dtype=str))
+
+    def whole(self, source: Source) -> Table:
+        rows = _opened(source.tables[0])
+        found = _labels(rows)
+        ids = rows["Image Index"].to_numpy(dtype=str)
+        return Table(ids, found.columns.tolist(), found.to_numpy(np.float32), known=_known(rows))
 
     def split(self, table: Table) -> np.ndarray:
         if "official" not in table.known:

@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from answers import metrics, single_label
+from answers import single_label_page as pages
 from answers import single_label_report as reports
 from answers.metrics import Costs
 from answers.rules import RULES
@@ -41,7 +42,7 @@ class SingleLabel(Problem):
     monitors = ("score", *single_label.MONITORS)
     rules = tuple(RULES)
     headings = reports.HEADINGS
-    plots = ("training", "temperature", "confidence", "confusion", "class_costs")
+    plots = (*("training", "rules", "temperature", "likelihood", "confidence", "confusion", "counts", "class_costs"),)
 
     def __init__(self, costs: Costs = Costs()):
         self.costs = costs
@@ -93,3 +94,7 @@ class SingleLabel(Problem):
     score = staticmethod(reports.score)
     score_lines = staticmethod(reports.score_lines)
     examples = staticmethod(reports.examples)
+    verdict = staticmethod(pages.verdict)
+    standing = staticmethod(pages.standing)
+    sections = staticmethod(pages.sections)
+    striking = staticmethod(pages.striking)
