@@ -90,8 +90,8 @@ def _entry(folder: Path) -> Entry:
 
 def _minutes(about: Mapping) -> float | None:
     try:
-        return sum(about["timings"].values()) / 60
-    except KeyError:  # a baseline is not timed
+        return sum(about["timings"].values()) / 60 or None
+    except KeyError:
         return None
     except TypeError as error:
         raise UserError("run.json is damaged: its timings are no numbers") from error
@@ -202,7 +202,7 @@ def _plain(value) -> str:
 def page_of(found: Sequence[Entry], missing: Mapping[str, str], rows: Sequence[Mapping], why: str) -> bytes:
     """The page of these runs, of what is missing and of what was submitted."""
     look = home() / "data.html"
-    lead = [Text([f"{len(found)} runs in {home().name}/runs with a report, {len(missing)} without one."])]
+    lead = [Text([f"{len(found)} runs with a report, {len(missing)} without one."])]
     if look.is_file():
         lead.append(page.table([{"page": Cell("What the data are", link=look.name)}], "Beside this page."))
     sections = [Section("Runs", [_runs(found)] if found else [Text(["There is no run with a report yet."])])]

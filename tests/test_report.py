@@ -337,6 +337,10 @@ def test_the_tables_of_one_answer_hold_what_the_files_say(made_runs):
         assert (row["hits"], row["misses"]) == (sum((truth == c) & (answers == c)), sum((truth == c) & (answers != c)))
         gone = sum(int(part.rpartition(" ")[2]) for part in filter(None, row["its misses were answered"].split(", ")))
         assert gone == row["misses"]  # four classes: all that it was taken for are named
+    first = material.report["per_class"][0] | {"hits_add": 0.0, "false_alarms_cost": 0.25, "misses_cost": 0.5}
+    without = replace(material, report=material.report | {"per_class": [first, *material.report["per_class"][1:]]})
+    hitless = table_of(single_label_page.sections(without, defaultdict(list)), "Every class")[0]
+    assert hitless["adds to the score"] == -0.75
     added = sum(row["adds to the score"] for row in table_of(sections, "Every class"))
     assert added == pytest.approx(material.report["validation"]["rules"]["temperature"]["score"])
     for c, row in enumerate(table_of(sections, "Confusion")):

@@ -88,7 +88,9 @@ def _commands(report: dict, beside: Beside) -> list[str]:
 
 
 def _apart(difference: float) -> str:
-    """A difference as `0.027 above` or `0.027 below`."""
+    """A difference as `0.027 above`, `0.027 below` or `level with`."""
+    if abs(difference) < 0.0005:
+        return "level with"
     return f"{abs(difference):.3f} {'above' if difference > 0 else 'below'}"
 
 
@@ -119,7 +121,7 @@ def sections(material: Material, pictures: Mapping[str, Sequence[page.Picture]])
         Section("Calibration", [Tiles([*pictures["confidence"], _calibration(report)], 380)]),
         Section("Every class", [_classes(material), *pictures["class_costs"]]),
         Section("Confusion", [_confusion(material)]),
-        Section("Counts, answered and true", [Tiles([_counts(material), *pictures["counts"]], 480)]),
+        Section("Counts, answered and true", [Tiles([_counts(material), *pictures["counts"]], 540)]),
     ]
     return [*([_folds(material)] if len(material.vals) > 1 else []), *found]
 
@@ -197,8 +199,8 @@ def _classes(material: Material) -> Table:
             {
                 "class": row["class"], "images": row["images"], "training images": int(training[c]), "hits": row["tp"],
                 "false alarms": row["fp"], "misses": row["fn"], "score": row["score"], "F1": row["f1"],
-                "adds to the score": row["hits_add"] and row["hits_add"] - row["false_alarms_cost"] - row["misses_cost"]
-                if row["hits_add"] is not None else None,
+                "adds to the score": None if row["hits_add"] is None
+                else row["hits_add"] - row["false_alarms_cost"] - row["misses_cost"],
                 "its misses were answered": gone,
             }
         )  # fmt: skip
