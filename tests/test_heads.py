@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 import train
 from answers import metrics
 from answers.posterior import Posterior
-from conftest import TINY
+from conftest import TINY, unsealed
 from core import logits_file, priors
 from core.logits_file import Logits
 from images import synthetic
@@ -265,6 +265,8 @@ def test_a_refitted_run_answers_by_its_new_head_and_ends_with_the_same_bytes_whe
 
     # predict reads refit.pt: with the trained head in it, its logits are those of the plain run
     shutil.copy(whole / "best.pt", whole / "refit.pt")
+    assert "refit.pt is not as this run wrote it" in call("predict", whole).err
+    unsealed(whole)
     assert call("predict", whole).code == 0
     mine, other = (logits_file.read_logits(run / "test_logits.npz").logits for run in (whole, plain))
     assert np.array_equal(mine, other) and not np.array_equal(test.logits, other)

@@ -162,9 +162,10 @@ def test_wrong_kinds_in_a_run_json(made, home, call):
             assert fine or key in (*wrong(ABOUT | {key: value}), "classes"), (key, value)
     for key in ("config", "timings", "counts", "predicted"):
         files.write_json(home / "runs/odd/run.json", ABOUT | {key: True})
-        check(call("score", home / "runs/odd"), f"lacks {key}, or holds something else there", home)
-        said = call("main", "modelB", "--data", made, *TINY, "name=odd")
-        check(said, f"run.json holds something else than its own {key}", home)
+        check(call("score", home / "runs/odd"), f"holds something else at {key} than a run has there", home)
+    said = call("train", "modelB", "--data", made, *TINY, "epochs=1", "frozen_epochs=0", "name=odd")
+    assert said.code == 0 and "run.json holds something else at predicted than" in said.err, said.err
+    assert wrong(files.read_json(home / "runs/odd/run.json")) == []
 
 
 def test_names_that_are_no_utf8_survive_json(tmp_path):

@@ -469,19 +469,14 @@ def test_a_run_insists_on_its_own_split(mine, chests, call):
         lambda rows: [row.pop("patient") for row in rows],
     ):
         edit(mine / "folds.csv", change)
-        for command in (
-            ["evaluate", mine],
-            ["score", mine],
-            ["predict", mine],
-            ["probe", mine],
-            ["main", "padchest", "--data", chests, *SMALL, "seed=0", "name=r0"],
-        ):
+        for command in (["evaluate", mine], ["score", mine], ["predict", mine]):
             said = call(*command)
             assert said.code == 2 and "is not the split that this run was trained with" in said.err, (
                 command[0],
                 said.err,
             )
-        (mine / "folds.csv").write_bytes(whole)
+        again = call("main", "padchest", "--data", chests, *SMALL, "seed=0", "name=r0")  # chosen again, as it was
+        assert again.code == 0 and (mine / "folds.csv").read_bytes() == whole
     (mine / "folds.csv").unlink()
     assert "is gone: run the command that began the run once more" in call("evaluate", mine).err
     assert (
@@ -531,7 +526,7 @@ def test_a_baseline_overwrites_no_run(mine, home, call):
 
 def test_a_run_without_an_epoch_binds_to_nothing(chests, home, call):
     said = call("train", "padchest", "--data", chests, *SMALL, "lr=1e30", "body_lr=1e30", "clip_norm=1e9", "name=nan")
-    assert said.code == 2 and "the loss is no longer a number in epoch 1: lower lr" in said.err
+    assert said.code == 2 and "the loss is no longer a number: epoch 1" in said.err
     assert (
         call(
             "train", "padchest", "--data", chests, *SMALL, "split_seed=4", "epochs=1", "frozen_epochs=0", "name=nan"
