@@ -110,6 +110,7 @@ def train(task: Task, source: Source, run: Run) -> Prepared:
     with run.timed("train"), machinery.sufficient(config):
         if last:
             learning.resume(last, run)
+        state = last = None  # half a gigabyte of a ConvNeXt
         ended = fit(learning, batches, loss, task, run)
         best = checkpoint.load_into({"model": net}, run / "best.pt", machine.device, ["epoch"])
         prior = refit.refit(net, task, prepared.pack, learn, machine, run, best["epoch"])
@@ -119,6 +120,8 @@ def train(task: Task, source: Source, run: Run) -> Prepared:
         write_logits(run / "val_logits.npz", replace(batches.content(logits), prior=prior))
     run.seal("val_logits.npz", "log.csv", "best.pt", refit.file(config))
     run.save(state="trained" if ended else "paused", best_epoch=best["epoch"], prior=prior.tolist())
+    if ended:
+        (run / "previous.pt").unlink(missing_ok=True)
     return prepared
 
 

@@ -185,8 +185,8 @@ def stopped_for_time(learner: Learner, run: Run) -> bool:
     if learner.under_way.steps:
         learner.save(run)
     print(
-        f"stopped for time {learner.place}: hours={learner.config.hours:g} leave what the prediction needs; the same"
-        " command goes on"
+        f"stopped for time {learner.place}: hours={learner.config.hours:g} leave no more than the prediction needs;"
+        " the same command goes on"
     )
     return False
 

@@ -153,6 +153,8 @@ class Learner:
             for name in ("loss", "bad"):
                 setattr(self.under_way, name, getattr(self.under_way, name).to(self.machine.device))
         checkpoint.restore_random_state(last["random"])
+        if last.get("rewrite"):
+            (run / "best.pt").unlink(missing_ok=True)
         write_rows(run / "log.csv", self.history)  # killed before it was written, the last epoch's row was not there
         print(f"resumed {self.place}")
 
@@ -168,8 +170,9 @@ NEEDED = ("model", "optimizer", "best", "resting", "history", "random")  # in ev
 
 
 def last_state(run: Run, task: Task) -> dict | None:
-    """The content of the run's last.pt, or of the one before where that is damaged; None where neither is there. It is
-    `lost` where training has to start over all the same, because the best epoch's weights are."""
+    """The content of the run's last.pt, or of the one before where that is damaged; None where neither is there. Where
+    best.pt is not the best epoch's, it says `rewrite`, or `lost` when that cannot be and training has to start over.
+    Changes nothing, for another process may be at work on the run."""
     for path in (run / "last.pt", run / "previous.pt"):
         if not path.is_file():
             continue
@@ -184,9 +187,7 @@ def last_state(run: Run, task: Task) -> dict | None:
         lost = bool(fault) and not _has_best(found, task)
         if fault:
             _warn(f"{fault}: " + ("training starts over" if lost else "it is written again"))
-        if fault and not lost:
-            (run / "best.pt").unlink(missing_ok=True)
-        return {**found, "lost": lost}
+        return {**found, "lost": lost, "rewrite": bool(fault)}
     return None
 
 
