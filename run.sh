@@ -31,7 +31,7 @@ case $verb in
     cd "$root/src"; exec "${PYTHON:-python3}" -m core.commands ;;
   test)  # side by side, a file of tests on one core
     install; cd "$root"; export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-    exec "$python" -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder tests "$@" ;;
+    exec "$python" -m pytest -q -n auto --maxprocesses 4 --dist loadfile tests "$@" ;;
   lint)
     install; cd "$root"; "$python" -m ruff check . && exec "$python" -m ruff format --check . ;;
   lock)

@@ -30,14 +30,6 @@ TINY = [
 ]
 
 
-# Files that take long and have few tests: begun first, so that no core waits for the other at the end.
-LONG = ["test_kaggle.py", "test_demo.py", "test_cross_validation.py", "test_older.py", "test_experiment.py"]
-
-
-def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
-
-
 @dataclass
 class Said:
     """What a script answered: exit code, stdout, stderr."""
