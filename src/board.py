@@ -161,8 +161,8 @@ def table(found: Sequence[Entry]) -> list[dict]:
         kind = about.get("baseline") and "regression" or config.model
         rows.append(
             {
-                "run": Cell(one.name, link=_page_of(one)), "score": _figure(its.score, its.interval),
-                "AUC": _figure(its.auc, its.auc_interval), "NLL": its.nll,
+                "run": Cell(one.name, link=_page_of(one)), "score": page.estimate(its.score, its.interval),
+                "AUC": page.estimate(its.auc, its.auc_interval), "NLL": its.nll,
                 "over probe": Cell(one.over_probe, page.shown(one.over_probe, "+.3f")),
                 "leaderboard": one.public, "its gap": Cell(one.gap, page.shown(one.gap, "+.3f")),
                 "set": letters[one.rivals], OTHER: differs(one, found), "size": config.size,
@@ -176,11 +176,6 @@ def table(found: Sequence[Entry]) -> list[dict]:
 
 def _page_of(one: Entry) -> str:
     return f"runs/{one.name}/report.html" if (one.run.folder / "report.html").is_file() else ""
-
-
-def _figure(value: float | None, interval: Sequence[float] | None) -> Cell:
-    ends = f" [{page.shown(interval[0], '.3f')} … {page.shown(interval[1], '.3f')}]" if interval else ""
-    return Cell(value, page.shown(value, ".3f") + ends)
 
 
 def lines(rows: Sequence[Mapping]) -> list[str]:

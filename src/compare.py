@@ -320,6 +320,12 @@ def paired(task: Task, ours: Side, theirs: Side) -> dict:
     return about | task.paired(*evidence, theirs.runs[0].rows)
 
 
+def pair(ours: Path, theirs: Path) -> dict:
+    """The paired difference of two runs. Raises UserError for runs of other images."""
+    one, other = sides([f"{folder.resolve().name}={folder}" for folder in (ours, theirs)])
+    return paired(one.runs[0].task, one, other)
+
+
 def paired_lines(found: Sequence[dict]) -> list[str]:
     """Paired differences as lines, with 95 % intervals."""
     first = found[0]

@@ -231,10 +231,8 @@ def main(argv: list[str]) -> None:
     config, settings = given.config, given.settings
     if "=" in config:  # ./run.sh look size=64
         config, settings = "modelB", [config, *settings]
-    first = registry.load(config, settings)
-    source, quick = prepare.find(given.data, first.slug, registry.TASKS[first.task].layout, given.demo)
-    task = registry.task_of(registry.load(config, settings, source.synthetic, quick))
-    path, said = look(task, source, argv)
+    config, source = registry.with_data(config, settings, given.data, given.demo)
+    path, said = look(registry.task_of(config), source, argv)
     print("\n".join(said))
     print(f"wrote {shown(path)}")
 

@@ -77,9 +77,12 @@ def arguments(argv: list[str]) -> Namespace:
 def side_by_side(task: Task, run: Run, argv: list[str]) -> float:
     """Train the folds that are left, one a GPU, where there are several folds and GPUs; `trained` finds them done.
     Returns the seconds of the longest, 0 where nothing was to be done so."""
+    gpus = machinery.gpus(task.config)
+    if not task.config.folds or gpus < 2:  # before the files of what is trained are read
+        return 0.0
     left = [one.config.fold for one, its in registry.networks(task, run) if not train.finished(its, one.config)]
-    gpus = min(len(left), machinery.gpus(task.config))
-    if not task.config.folds or gpus < 2:
+    gpus = min(len(left), gpus)
+    if gpus < 2:
         return 0.0
     print(f"{gpus} GPUs train {len(left)} folds side by side", flush=True)
     words = [word for word in argv if not word.startswith("fold=")]
@@ -100,9 +103,10 @@ def trained(task: Task, source: Source, run: Run, longest: float = 0.0) -> Prepa
     `hours` set, no further fold is begun without the time that the longest one took, in seconds."""
     prepared = None
     # what is trained comes first, to be predicted even where time ends
-    networks = sorted(registry.networks(task, run), key=lambda each: not train.finished(each[1], each[0].config))
-    for one, its in networks:
-        if prepared and not has_time(task, longest) and not train.finished(its, one.config):
+    networks = registry.networks(task, run)
+    done = {its.folder: train.finished(its, one.config) for one, its in networks}
+    for one, its in sorted(networks, key=lambda each: not done[each[1].folder]):
+        if prepared and not has_time(task, longest) and not done[its.folder]:
             print(f"stopped for time before fold {one.config.fold}: the same command goes on")
             break
         begun = elapsed()

@@ -82,8 +82,7 @@ def regress(task: Task, run: Run, prepared: Prepared, parts: np.ndarray, ids: np
 
 def gain(folder: Path, over: Path) -> list[str]:
     """What a run gains over its probe on the same images, as lines. Raises UserError for other images."""
-    ours, theirs = compare.sides([f"{one.resolve().name}={one}" for one in (folder, over)])
-    return compare.paired_lines([compare.paired(ours.runs[0].task, ours, theirs)])
+    return compare.paired_lines([compare.pair(folder, over)])
 
 
 def of_run(given: Namespace) -> Run:

@@ -57,12 +57,12 @@ def report(folder: Path, labels: Sequence[str] = ()) -> list[Path]:
 
 def write_page(folder: Path) -> Path:
     """The page alone, without the pictures for print."""
-    write_bytes(folder / "report.html", page_of(draw(folder)))
+    write_bytes(folder / "report.html", page_of(draw(folder, printed=False)))
     return folder / "report.html"
 
 
-def draw(folder: Path, labels: Sequence[str] = ()) -> Drawn:
-    """Read a run and draw its pictures; see `report`."""
+def draw(folder: Path, labels: Sequence[str] = (), printed: bool = True) -> Drawn:
+    """Read a run and draw its pictures, without those for print alone where they are not `printed`; see `report`."""
     run = open_run(folder)
     task, about = run.task, run.about
     lacking = [name for name in NEEDED if not (folder / name).is_file()]
@@ -90,7 +90,8 @@ def draw(folder: Path, labels: Sequence[str] = ()) -> Drawn:
         rows=run.rows,
         predicted=_predicted(run),
     )
-    pictures = [(name, picture) for name in task.plots for picture in plots.draw([name], material)]
+    names = [name for name in task.plots if printed or name != MATRIX]
+    pictures = [(name, picture) for name in names for picture in plots.draw([name], material)]
     return Drawn(run, headline, material, pictures)
 
 
@@ -218,8 +219,7 @@ def gain(folder: Path) -> dict | None:
     if not (probe / "report.json").is_file():
         return None
     try:
-        ours, theirs = compare.sides([f"{one.name}={one}" for one in (folder.resolve(), probe)])
-        return compare.paired(ours.runs[0].task, ours, theirs)
+        return compare.pair(folder, probe)
     except UserError:
         return None
 

@@ -51,7 +51,8 @@ class Moment:
     number: float
 
 
-WAYS = ("before", "within", "after", "clock", "SIGINT", "SIGTERM")
+AT_FILES = ("before", "within", "after")
+WAYS = (*AT_FILES, "clock", "SIGINT", "SIGTERM")
 
 
 def child(home: str, words: list[str], moment: Moment | None, counted: str) -> None:
@@ -63,45 +64,35 @@ def child(home: str, words: list[str], moment: Moment | None, counted: str) -> N
     os.environ["CXR_HOME"] = home
     import main
 
-    renames = dying(moment) if moment and moment.way in WAYS[:3] else counting()
+    written = watched(moment)
     code = command(main.main, words)
-    Path(counted).write_text(str(renames()))
+    Path(counted).write_text(str(written()))
     sys.stdout.flush()
     os._exit(code)
 
 
-def counting() -> Callable[[], int]:
-    """Count the files that are put in their place from now on."""
-    replace, times = os.replace, [0]
-
-    def counted(source, target):
-        replace(source, target)
-        times[0] += 1
-
-    os.replace = counted
-    return lambda: times[0]
-
-
-def dying(moment: Moment) -> Callable[[], int]:
-    """Have this process die at a moment of its file writing."""
+def watched(moment: Moment | None) -> Callable[[], int]:
+    """Have this process die where the moment is one of its file writing; returns what counts the files that it has put
+    in their place."""
     replace, sync, times = os.replace, os.fsync, [0]
+    way, number = (moment.way, moment.number) if moment else ("", 0)
 
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def replaced(source, target):
         times[0] += 1
-        if times[0] == moment.number and moment.way == "before":
+        if times[0] == number and way == "before":
             die()
         replace(source, target)
-        if times[0] == moment.number and moment.way == "after":
+        if times[0] == number and way == "after":
             die()
 
-    def synced(number):
-        if times[0] + 1 == moment.number and moment.way == "within":
-            os.truncate(f"/dev/fd/{number}", os.fstat(number).st_size // 2)
+    def synced(descriptor):
+        if times[0] + 1 == number and way == "within":
+            os.truncate(f"/dev/fd/{descriptor}", os.fstat(descriptor).st_size // 2)
             die()
-        sync(number)
+        sync(descriptor)
 
     os.replace, os.fsync = replaced, synced
     return lambda: times[0]
@@ -124,7 +115,7 @@ class Session:
         """Start the main job, end it at that moment; returns its exit code, negative where a signal killed it."""
         process = self.context.Process(target=child, args=(str(home), words, moment, str(home / "count.txt")))
         process.start()
-        if moment and moment.way not in WAYS[:3]:
+        if moment and moment.way not in AT_FILES:
             process.join(moment.number)
             if process.is_alive():
                 os.kill(process.pid, signal.SIGKILL if moment.way == "clock" else signal.Signals[moment.way])
@@ -159,7 +150,7 @@ class Deck:
         return [self._one(kind, way, files, seconds) for _ in range(self.rng.integers(1, 4))]
 
     def _one(self, kind: str, way: str, files: int, seconds: float) -> Moment:
-        if way not in WAYS[:3]:
+        if way not in AT_FILES:
             return Moment(way, float(self.rng.uniform(0, seconds)))
         if not self.left.get((kind, way)):
             self.left[kind, way] = (self.rng.permutation(files) + 1).tolist()
@@ -204,7 +195,7 @@ def soak(number: int, seed: int, folder: Path) -> list[str]:
         if wrong:
             failed.append(f"{kind}, {deaths}: {'; '.join(wrong)} ({shown(home)})")
     print("killed: " + ", ".join(f"{way} {times}×" for way, times in died.items()))
-    places = 3 * sum(files for files, _ in lengths.values())
+    places = len(AT_FILES) * sum(files for files, _ in lengths.values())
     print(f"{len(deck.met)} of {places} places before, within and after the files that these runs write")
     return failed
 

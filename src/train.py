@@ -47,9 +47,7 @@ def parser(script: str) -> Parser:
 
 def asked(given: Namespace) -> tuple[Task, Source, Run]:
     """Task, data and run folder of a command line; everything that can be refused early is refused here."""
-    config = registry.load(given.config, given.settings)  # which data set; what is found decides the name and the demo
-    source, quick = prepare.find(given.data, config.slug, registry.TASKS[config.task].layout, given.demo)
-    config = registry.load(given.config, given.settings, source.synthetic, quick)
+    config, source = registry.with_data(given.config, given.settings, given.data, given.demo)
     task, run = registry.task_of(config), Run.named(config.name)
     checks.check(config, task, all(its.begun for _, its in registry.networks(task, run)))
     checks.warn(config, task)
@@ -135,7 +133,7 @@ def finished(run: Run, config: Config) -> bool:
 def mend(run: Run, prepared: Prepared, parts: np.ndarray, task: Task) -> None:
     """Write files of a finished run again that are gone or damaged, and that others know: the split, chosen again as it
     was, and the record of the epochs."""
-    if not (run / "folds.csv").is_file() or digest((run / "folds.csv").read_bytes()) != run.about["split"]:
+    if not folds.is_kept(run.folder, run.about):
         folds.keep(run, prepared.labelled, parts)
     if not run.whole("best.pt"):
         print(

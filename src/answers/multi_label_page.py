@@ -13,7 +13,7 @@ from answers.multi_label_report import HEADINGS
 from core import page
 from core.examples import Example, falling, in_turn
 from core.logits_file import Logits, pooled
-from core.page import Cell, Folded, Section, Table, Text, Tiles, shown
+from core.page import Cell, Folded, Section, Table, Text, Tiles, ends, estimate, shown
 from core.task import Beside, Evidence, Rows, Standing, Verdict
 
 if TYPE_CHECKING:  # it loads matplotlib
@@ -32,11 +32,11 @@ def verdict(report: dict, beside: Beside) -> Verdict:
     state = "" if beside.finished else "Not finished: "
     sentence = (
         f"{state}{'On synthetic data this' if beside.synthetic else 'This'} network {ranked}: macro AUC"
-        f" {shown(area, '.3f')} [{_ends(interval)}] over {len(report['per_class']) - len(part['skipped'])} labels on"
+        f" {shown(area, '.3f')} [{ends(interval)}] over {len(report['per_class']) - len(part['skipped'])} labels on"
         f" {part['images']:,} {name} images of {part['patients']:,} patients"
     )
     rows = [
-        {"what": f"this run, rule {report['rule']}", "macro AUC": area, "95 % interval": _ends(interval)},
+        {"what": f"this run, rule {report['rule']}", "macro AUC": area, "95 % interval": ends(interval)},
         {"what": "chance", "macro AUC": 0.5, "this run minus it": area and area - 0.5},
     ]
     if beside.gain:
@@ -46,13 +46,12 @@ def verdict(report: dict, beside: Beside) -> Verdict:
         rows.append(
             {
                 "what": "its probe, regression on frozen features", "macro AUC": theirs["auc"],
-                "95 % interval": _ends(theirs["interval"]), "this run minus it": more,
-                "95 % interval of the difference": _ends(difference["interval"], "+.3f"),
+                "95 % interval": ends(theirs["interval"]), "this run minus it": more,
+                "95 % interval of the difference": ends(difference["interval"], "+.3f"),
             }
         )  # fmt: skip
     rows += [{"what": who, "macro AUC": its} for who, its in beside.published if not beside.synthetic]
-    command = f"./run.sh probe runs/{beside.name}   # the bar for its network, shown here when it is made"
-    return Verdict(sentence + ".", rows, [command] if beside.gain is None else [])
+    return Verdict(sentence + ".", rows, beside.bar)
 
 
 def standing(report: dict) -> Standing:
@@ -64,10 +63,6 @@ def standing(report: dict) -> Standing:
 def _part(report: dict) -> tuple[str, dict]:
     name = "test" if "test" in report else "validation"
     return name, report[name]
-
-
-def _ends(interval: Sequence[float | None] | None, form: str = ".3f") -> str:
-    return f"{shown(interval[0], form)} … {shown(interval[1], form)}" if interval and interval[0] is not None else ""
 
 
 # ---- the sections
@@ -91,8 +86,7 @@ def sections(material: Material, pictures: Mapping[str, Sequence[page.Picture]])
 
 
 def _with_ends(row: Mapping, figure: str, form: str = ".3f") -> Cell:
-    value, low, high = row[figure], row.get(f"{figure}_low"), row.get(f"{figure}_high")
-    return Cell(value, shown(value, form) + (f" [{_ends((low, high), form)}]" if low is not None else ""))
+    return estimate(row[figure], (row.get(f"{figure}_low"), row.get(f"{figure}_high")), form)
 
 
 def _labels(report: dict) -> Table:
@@ -141,7 +135,7 @@ def _means(material: Material) -> Table:
     macro, interval = part["macro"], part["interval"]
     micro = _micro(material)
     rows = [
-        {"figure": heading, "macro": _value(macro[name], interval[name]), **micro.get(name, {})}
+        {"figure": heading, "macro": estimate(macro[name], interval[name]), **micro.get(name, {})}
         for name, heading in HEADINGS.items()
     ]
     caption = (
@@ -150,10 +144,6 @@ def _means(material: Material) -> Table:
         f" {len(material.drawn)} resamples)."
     )
     return page.table(rows, caption)
-
-
-def _value(value: float | None, interval) -> Cell:
-    return Cell(value, shown(value, ".3f") + (f" [{_ends(interval)}]" if interval else ""))
 
 
 def _micro(material: Material) -> dict[str, dict[str, Cell]]:
@@ -165,7 +155,7 @@ def _micro(material: Material) -> dict[str, dict[str, Cell]]:
     p = of_part(contents, material.calibration, material.rule).ravel()
     targets = content.targets.ravel()
     truth, known = targets == 1, ~np.isnan(targets)
-    size, every = content.targets.shape[1], [np.ones((1, len(material.part[1].ids))), material.drawn]
+    size, every = content.targets.shape[1], [np.ones((1, len(content.ids))), material.drawn]
     weights = np.concatenate(every)
     parts = [
         stats.ranking(truth, p, known, np.repeat(weights[start : start + ROUND], size, axis=1))
@@ -173,7 +163,7 @@ def _micro(material: Material) -> dict[str, dict[str, Cell]]:
     ]
     areas, precisions = (np.concatenate(each) for each in zip(*parts, strict=True))
     return {
-        figure: {"micro": _value(float(values[0]), stats.interval(values[1:]))}
+        figure: {"micro": estimate(float(values[0]), stats.interval(values[1:]))}
         for figure, values in (("auc", areas), ("average_precision", precisions))
         if not np.isnan(values).any()
     }
@@ -207,7 +197,7 @@ def _groups(groups: Sequence[dict]) -> Table:
     rows = [
         {
             "subgroup": f"{one['by']} {one['group']}", "images": one["images"], "patients": one["patients"],
-            "labels": one["labels"], "macro AUC": _value(one["auc"], one["interval"]),
+            "labels": one["labels"], "macro AUC": estimate(one["auc"], one["interval"]),
         }
         for one in groups
     ]  # fmt: skip
@@ -225,9 +215,7 @@ def _folds(material: Material) -> Section:
             "macro PR-AUC": shown(own["average_precision"], ".3f"),
             "labels counted": str(int(multi_label.countable(val.targets).sum())),
         }
-    first = next(iter(columns.values()))
-    rows = [{"figure": name, **{fold: values[name] for fold, values in columns.items()}} for name in first]
-    return Section("Folds", [page.table(rows, "Every fold's validation images by its own network.")])
+    return Section("Folds", [page.turned(columns, "figure", "Every fold's validation images by its own network.")])
 
 
 # ---- images worth a look

@@ -123,6 +123,13 @@ class Material:
         """The run's answers to the validation rows, cross-fitted, int [N]: each of one class an image."""
         return single_label.held_out(self.vals, self.calibration, [self.rule], self.patients)[0][self.rule]
 
+    @cached_property
+    def confusion(self) -> np.ndarray:
+        """How many validation images of each class were answered with each, int [C, C]."""
+        counts = np.zeros((len(self.val.classes),) * 2, int)
+        np.add.at(counts, (truth_of(self.val), self.answers), 1)
+        return counts
+
 
 def draw(names: Sequence[str], material: Material) -> Iterator[Picture]:
     """The pictures of those names in PLOTS, one after the other. Raises UserError for labels that are not there, or
@@ -689,10 +696,7 @@ def confidence(material: Material) -> Iterator[Picture]:
 
 def confusion(material: Material) -> Iterator[Picture]:
     """Which class was answered for which, by the run's rule, cross-fitted."""
-    val, classes = material.val, material.val.classes.tolist()
-    answers = material.answers
-    counts = np.zeros((len(classes), len(classes)), int)
-    np.add.at(counts, (truth_of(val), answers), 1)
+    classes, counts = material.val.classes.tolist(), material.confusion
     images = counts.sum(axis=1)
     share = counts / np.maximum(images, 1)[:, None]
     width = PAGE if len(classes) > 8 else COLUMN
@@ -716,9 +720,9 @@ def confusion(material: Material) -> Iterator[Picture]:
         drawn, ax=axis, location="top", shrink=0.6, aspect=40, pad=0.01, label="share of the true class's images"
     )
     caption = (
-        f"Answers to the {len(answers)} validation images by rule {material.rule}, cross-fitted: each fifth of them by"
-        " a fit on the other four. A row is a true class; the colour is the share of its images, the number how many;"
-        " 0 is left blank."
+        f"Answers to the {len(material.answers)} validation images by rule {material.rule}, cross-fitted: each fifth of"
+        " them by a fit on the other four. A row is a true class; the colour is the share of its images, the number how"
+        " many; 0 is left blank."
     )
     yield Picture("confusion", figure, caption)
 

@@ -14,7 +14,7 @@ from answers.rules import truth_of
 from core import page
 from core.examples import Example, falling, in_turn
 from core.logits_file import Logits, pooled
-from core.page import Cell, Section, Table, Text, Tiles, shown
+from core.page import Cell, Section, Table, Text, Tiles, ends, estimate, shown
 from core.task import Beside, Evidence, Rows, Standing, Verdict
 
 if TYPE_CHECKING:  # it loads matplotlib
@@ -82,9 +82,7 @@ def _commands(report: dict, beside: Beside) -> list[str]:
     elif better and better["interval"][0] > 0:
         more = f"{shown(better['difference'], '+.3f')} [{ends(better['interval'], '+.3f')}]"
         lines.append(f"the command that made the run, with rule=bayes   # better on these images by {more}")
-    if beside.gain is None:
-        lines.append(f"./run.sh probe runs/{beside.name}   # the bar for its network, shown here when it is made")
-    return lines
+    return [*lines, *beside.bar]
 
 
 def _apart(difference: float) -> str:
@@ -96,10 +94,6 @@ def _apart(difference: float) -> str:
 
 def span(interval: Sequence[float]) -> str:
     return f"95 % interval {shown(interval[0], '.3f')} to {shown(interval[1], '.3f')}"
-
-
-def ends(interval: Sequence[float] | None, form: str = ".3f") -> str:
-    return f"{shown(interval[0], form)} … {shown(interval[1], form)}" if interval else ""
 
 
 def _row(name: str, score: float, interval=None, minus: float | None = None, its=None) -> dict:
@@ -131,17 +125,14 @@ def _rules(report: dict) -> Table:
     for name, own in part["rules"].items():
         row = {
             "rule": name + " (the run's)" * (name == report["rule"]),
-            "score": Cell(own["score"], f"{shown(own['score'], '.3f')} [{ends(own['interval'])}]"),
-            "minus always": Cell(
-                own["over_always"],
-                f"{shown(own['over_always'], '+.3f')} [{ends(own['over_always_interval'], '+.3f')}]",
-            ),
+            "score": estimate(own["score"], own["interval"]),
+            "minus always": estimate(own["over_always"], own["over_always_interval"], "+.3f"),
             "fitted": own["fitted"], "macro-F1": own["macro_f1"], "accuracy": own["accuracy"],
             "balanced accuracy": own["balanced_accuracy"],
         }  # fmt: skip
         if "test" in report:
             tested = report["test"]["rules"][name]
-            row["test part"] = Cell(tested["score"], f"{shown(tested['score'], '.3f')} [{ends(tested['interval'])}]")
+            row["test part"] = estimate(tested["score"], tested["interval"])
         rows.append(row)
     always = part["always"]
     last = {
@@ -182,14 +173,8 @@ def _calibration(report: dict) -> Table:
     return page.table(rows, "How far the probabilities are from what happened; less is better.", ".4f")
 
 
-def _matrix(material: Material) -> np.ndarray:
-    """Images by true class and answer, int [C, C]."""
-    size = len(material.val.classes)
-    return np.bincount(truth_of(material.val) * size + material.answers, minlength=size**2).reshape(size, size)
-
-
 def _classes(material: Material) -> Table:
-    counts, rows, training = _matrix(material), [], material.val.counts
+    counts, rows, training = material.confusion, [], material.val.counts
     names = material.val.classes.tolist()
     for c, row in enumerate(material.report["per_class"]):
         missed = [(number, names[k]) for k, number in enumerate(counts[c]) if k != c and number]
@@ -213,7 +198,7 @@ def _classes(material: Material) -> Table:
 
 
 def _confusion(material: Material) -> Table:
-    counts, names, rows = _matrix(material), material.val.classes.tolist(), []
+    counts, names, rows = material.confusion, material.val.classes.tolist(), []
     for c, name in enumerate(names):
         images = int(counts[c].sum())
         row = {"true class": f"{name} ({images})"}
@@ -269,10 +254,8 @@ def _folds(material: Material) -> Section:
             "temperature": f"{network['rules']['temperature']['temperature']:g}",
             "classes without an image": str(int((np.bincount(truth, minlength=len(val.classes)) == 0).sum())),
         }
-    first = next(iter(columns.values()))
-    rows = [{"figure": name, **{fold: values[name] for fold, values in columns.items()}} for name in first]
     caption = "Every fold by itself: a fold's score is mostly the luck of its rarest classes."
-    return Section("Folds", [page.table(rows, caption)])
+    return Section("Folds", [page.turned(columns, "figure", caption)])
 
 
 # ---- images worth a look

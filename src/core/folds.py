@@ -125,7 +125,7 @@ def chosen(run: Run, table: Table, task: Task) -> np.ndarray:
     """
     noted = run.about.get("split") if run.begun else None
     own = run / "folds.csv"
-    if noted and own.is_file() and digest(own.read_bytes()) == noted:
+    if noted and is_kept(run.folder, run.about):
         rows = of_run(run.folder, run.about)
         found = _parts_of(rows, table, task.parts, own)
         if task.config.folds and table.known["fold"].tolist() != [rows[one].get("fold") for one in table.ids.tolist()]:
@@ -193,12 +193,18 @@ def of_run(folder: Path, about: dict) -> dict[str, dict[str, str]]:
     path = folder / "folds.csv"
     if not path.is_file():
         raise UserError(f"{shown(path)} is gone: run the command that began the run once more, which writes it again")
-    if digest(path.read_bytes()) != about.get("split"):
+    if not is_kept(folder, about):
         raise UserError(
             f"{shown(path)} is not the split that this run was trained with: put it back, or run the command that began"
             " the run once more, which makes it again where that is possible"
         )
     return read(path)
+
+
+def is_kept(folder: Path, about: dict) -> bool:
+    """Whether the run's folds.csv is there, and the very file that the run was trained with."""
+    path = folder / "folds.csv"
+    return path.is_file() and digest(path.read_bytes()) == about.get("split")
 
 
 def content(table: Table, parts: np.ndarray) -> bytes:

@@ -207,6 +207,24 @@ def shown(value: float | None, form: str) -> str:
     return "–" if value is None or value != value else format(value, form).replace("-", MINUS)
 
 
+def ends(interval: Sequence[float | None] | None, form: str = ".3f") -> str:
+    """An interval as `low … high`; nothing where there is none."""
+    known = interval and interval[0] is not None
+    return f"{shown(interval[0], form)} … {shown(interval[1], form)}" if known else ""
+
+
+def estimate(value: float | None, interval: Sequence[float | None] | None, form: str = ".3f") -> Cell:
+    """A value with its interval in brackets, where there is one; sorted by the value."""
+    said = ends(interval, form)
+    return Cell(value, shown(value, form) + (f" [{said}]" if said else ""))
+
+
+def turned(columns: Mapping[str, Mapping[str, object]], first: str, caption: str) -> Table:
+    """A table of columns, each a mapping of the same names to what the column says of them; `first` heads the names."""
+    names = next(iter(columns.values()))
+    return table([{first: name, **{head: said[name] for head, said in columns.items()}} for name in names], caption)
+
+
 def table(rows: Sequence[Mapping], caption: str, form: str = "", matrix: bool = False) -> Table:
     """A table of rows, each a mapping of column to value or Cell; what a row lacks is missing. `form` is that of all
     numbers that are no whole ones."""

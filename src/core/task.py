@@ -44,6 +44,12 @@ class Beside(NamedTuple):
     gain: dict | None
     published: Sequence[tuple[str, float]]
 
+    @property
+    def bar(self) -> list[str]:
+        """The command that makes the probe, where there is none."""
+        command = f"./run.sh probe runs/{self.name}   # the bar for its network, shown here when it is made"
+        return [command] if self.gain is None else []
+
 
 class Verdict(NamedTuple):
     """One sentence; what the run stands beside, as rows of a table; and the commands that follow from it."""

@@ -27,7 +27,7 @@ TO_PREDICT = "to predict"  # the part of the images without labels
 PAIRS = 12  # of the same image twice that are shown
 LISTED = 500  # of them in the table
 CLASSES = 30  # whose mean images are shown
-CROPS = 6
+CROPS = 6  # lung crops that are shown
 MODES = {
     "L": "grey, 8 bits",
     "RGB": "colour, 8 bits (RGB)",
@@ -304,7 +304,7 @@ def lung_crop(data: Data, given: str) -> Found:
         rejected += box is None
         if box is not None:
             sides.append(box.right - box.left)
-            if len(tiles) < 6:
+            if len(tiles) < CROPS:
                 both = sheets.before_and_after(image, box)
                 caption = f"{name}: before, with the square, and after"
                 tiles.append(

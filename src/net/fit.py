@@ -80,9 +80,7 @@ def _epochs(learner: Learner, batches: Batches, loss: Loss, task: Task, run: Run
             **figures, "lr": rate, "images_per_second": round(trained.images / trained.seconds, 1),
             "validation_seconds": round(seconds, 2), "seconds": round(trained.seconds + time.monotonic() - start, 1),
         }  # fmt: skip
-        better = figures[task.monitored] > learner.best
-        with unbroken():
-            learner.end(row, figures[task.monitored], frozen)
+        better = learner.end(row, figures[task.monitored], frozen)
         learner.save(run)
         if better or last:  # after last.pt, which holds these weights: killed in between, it is written from there
             keep_best(learner, task, run, row)

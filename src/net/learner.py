@@ -97,21 +97,25 @@ class Learner:
                 self.average.apply_update_(self.ema.module if self.ema else self.net, decay=1 - 1 / number)
                 self.under_way.averaged = True
 
-    def judge(self, value: float, frozen: bool) -> None:
-        """Take in an epoch's monitored figure. The frozen warm-up neither lowers the learning rate nor counts towards
-        early stopping."""
+    def judge(self, value: float, frozen: bool) -> bool:
+        """Take in an epoch's monitored figure; returns whether it is the best so far. The frozen warm-up neither lowers
+        the learning rate nor counts towards early stopping."""
         better = value > self.best
         self.best = max(self.best, value)
         if not frozen:
             if self.config.schedule == "plateau":
                 self.plateau.step(value)
             self.resting = 0 if better else self.resting + 1
+        return better
 
-    def end(self, row: dict, value: float, frozen: bool) -> None:
-        """Close the epoch under way, with its row of the log and its monitored figure."""
-        self.judge(value, frozen)
-        self.history.append(row)
-        self.under_way = UnderWay.begin(self.machine.device)
+    def end(self, row: dict, value: float, frozen: bool) -> bool:
+        """Close the epoch under way, with its row of the log and its monitored figure; returns whether that is the best
+        so far."""
+        with unbroken():
+            better = self.judge(value, frozen)
+            self.history.append(row)
+            self.under_way = UnderWay.begin(self.machine.device)
+        return better
 
     @property
     def place(self) -> str:
@@ -149,9 +153,9 @@ class Learner:
         checkpoint.put(self._parts, last, run / "last.pt")
         self.best, self.resting, self.history = last["best"], last["resting"], last["history"]
         if "under_way" in last:  # versions before this one saved after an epoch only
-            self.under_way = UnderWay(**last["under_way"])
-            for name in ("loss", "bad"):
-                setattr(self.under_way, name, getattr(self.under_way, name).to(self.machine.device))
+            place = last["under_way"]
+            on_device = {name: place[name].to(self.machine.device) for name in ("loss", "bad")}
+            self.under_way = UnderWay(**{**place, **on_device})
         checkpoint.restore_random_state(last["random"])
         if last.get("rewrite"):
             (run / "best.pt").unlink(missing_ok=True)

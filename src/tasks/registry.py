@@ -8,6 +8,7 @@ from answers.metrics import Costs
 from core import config as settings
 from core import folds
 from core.config import Config
+from core.data_set import Source
 from core.errors import UserError
 from core.logits_file import Logits
 from core.runs import Run
@@ -24,6 +25,16 @@ TASKS: dict[str, type[Task]] = {"competition": Competition, "padchest": Padchest
 def load(name: str, overrides: Sequence[str] = (), synthetic: bool = False, demo: bool = False) -> Config:
     """The configuration of that name or path, checked: see `core.config.layered` for what the arguments mean."""
     return _checked(*settings.layered(name, overrides, synthetic, demo))
+
+
+def with_data(name: str, overrides: Sequence[str], data: str | None, demo: bool) -> tuple[Config, Source]:
+    """The same, and its data set: see `images.prepare.find`. What is found decides the name and whether the demo's
+    settings apply."""
+    from images import prepare  # here, for it loads OpenCV
+
+    first = load(name, overrides)  # which data set
+    source, quick = prepare.find(data, first.slug, TASKS[first.task].layout, demo)
+    return load(name, overrides, source.synthetic, quick), source
 
 
 def config_of(about: dict) -> Config:

@@ -42,7 +42,9 @@ class SingleLabel(Problem):
     monitors = ("score", *single_label.MONITORS)
     rules = tuple(RULES)
     headings = reports.HEADINGS
-    plots = (*("training", "rules", "temperature", "likelihood", "confidence", "confusion", "counts", "class_costs"),)
+    plots = (
+        "training", "rules", "temperature", "likelihood", "confidence", "confusion", "counts", "class_costs",
+    )  # fmt: skip
 
     def __init__(self, costs: Costs = Costs()):
         self.costs = costs
