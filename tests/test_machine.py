@@ -1,4 +1,4 @@
-"""The machinery of a run: other threads, loader workers that die, too little shared memory."""
+"""The machinery of a run: other threads, another optimizer's step, loader workers that die, too little shared memory."""
 
 import os
 import signal
@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from conftest import TINY
+from core.logits_file import read_logits
 from images import loader
 from net import machine
+from net.machine import Machine
 from tasks import registry
 
 Usage = namedtuple("Usage", "total used free")
@@ -58,3 +60,21 @@ def test_another_number_of_threads_is_said(made, home, call, ctrl_c_after_an_epo
     assert same.code == 130 and "its bytes will not repeat" not in same.err
     warning = f"this run began with threads = {before} and goes on with {before + 1}: its bytes will not repeat"
     assert other.code == 0 and warning in other.err
+
+
+@pytest.mark.parametrize("first, then", [(None, True), (True, None)])
+def test_a_run_goes_on_with_another_step_of_the_optimizer(
+    first, then, made, home, call, ctrl_c_after_an_epoch, monkeypatch
+):
+    """A GPU has the fused one, which versions before had not, and a run may go on without a GPU."""
+    words = ("train", "modelB", "--data", made, *TINY)
+    assert call(*words, "name=whole").code == 0
+    ctrl_c_after_an_epoch()
+    monkeypatch.setattr(Machine, "fused", first)
+    assert call(*words, "name=cut").code == 130
+    monkeypatch.setattr(Machine, "fused", then)
+    assert [call(*words, "name=cut").code for _ in range(2)] == [130, 0]
+    last = torch.load(home / "runs" / "cut" / "last.pt", weights_only=True)
+    assert {group["fused"] for group in last["optimizer"]["param_groups"]} == {then}
+    whole, cut = (read_logits(home / "runs" / name / "val_logits.npz").logits for name in ("whole", "cut"))
+    assert abs(whole - cut).max() < 1e-3 * whole.std()

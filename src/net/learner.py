@@ -42,7 +42,8 @@ class Learner:
 
     def __init__(self, net: Net, config: Config, machine: Machine, steps: int, identity: str = ""):
         self.net, self.config, self.machine, self.steps, self.identity = net, config, machine, steps, identity
-        self.optimizer = torch.optim.AdamW(net.groups(config), lr=config.lr, weight_decay=config.weight_decay)
+        groups = net.groups(config)
+        self.optimizer = torch.optim.AdamW(groups, config.lr, weight_decay=config.weight_decay, fused=machine.fused)
         # the default threshold is relative, and takes a slightly worse negative score for a better one
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
             self.optimizer, "max", config.lr_factor, config.lr_patience, threshold=0, threshold_mode="abs"
@@ -150,6 +151,8 @@ class Learner:
 
     def resume(self, last: dict, run: Run) -> None:
         """Go on from the content of a last.pt. Raises UserError for that of another network."""
+        for group in last["optimizer"]["param_groups"]:  # whatever device and version the run began on
+            group["fused"] = self.machine.fused
         checkpoint.put(self._parts, last, run / "last.pt")
         self.best, self.resting, self.history = last["best"], last["resting"], last["history"]
         if "under_way" in last:  # versions before this one saved after an epoch only

@@ -40,9 +40,10 @@ class Net(nn.Module):
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
         self.resting: list[nn.Module] = []
+        self.layout = torch.channels_last  # of the pixels in memory; the weights lie likewise
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        pixels = ((images.float() / 255 - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        pixels = ((images.float() / 255 - self.mean) / self.std).contiguous(memory_format=self.layout)
         return self.head(self.body(pixels))
 
     def share(self, config: Config) -> float:
