@@ -58,7 +58,7 @@ REST = [
     "split=auto",
     "weights=none",
 ]
-LIMIT, KIT = "limit: resident data", "this kit"
+LIMIT, KIT, PUBLIC = "limit: resident data", "this kit", "as public kernels do, float32"
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def ways(bench: Bench) -> dict[str, dict[str, Callable[[], Pass]]]:
         name: (peers.Trainer(config, targets.shape[1], machine, amp), make(recipe, paths, targets))
         for name, (make, amp) in peers.PEERS.items()
     }
-    public, plain = theirs["as public kernels do, float32"][0], peers.plain(recipe, paths, targets)
+    public, plain = theirs[PUBLIC][0], peers.plain(recipe, paths, targets)
     return {
         "training, the whole network": {
             LIMIT: lambda: throughput.resident_epoch(learner, learned, loss, frozen=False),
@@ -142,7 +142,7 @@ def ways(bench: Bench) -> dict[str, dict[str, Callable[[], Pass]]]:
         f"prediction, {len(config.views)} views": {
             LIMIT: lambda: throughput.prediction(learner.net, seen, config.views, machine, resident=True),
             KIT: lambda: throughput.prediction(learner.net, ordered, config.views, machine),
-            "as public kernels do, float32, 2 views": lambda: public.prediction(plain),
+            f"{PUBLIC}, 2 views": lambda: public.prediction(plain),
         },
         "loading alone": {
             KIT: lambda: throughput.loading(batches.learn, machine),
@@ -189,21 +189,19 @@ def lines(found: dict[str, dict[str, list[Pass]]]) -> list[str]:
     return said
 
 
-def verdict(bench: Bench, found: dict[str, dict[str, list[Pass]]]) -> list[str]:
-    """What the figures come to, and how long a run on the competition's images takes."""
-    config = bench.config
+def verdict(config: Config, found: dict[str, dict[str, list[Pass]]]) -> list[str]:
+    """What the figures come to, and how long a network of the competition takes."""
     speed = {
         group: {name: throughput.median(passes)[0] for name, passes in its.items()} for group, its in found.items()
     }
     whole, frozen, predicting = list(speed.values())[:3]
-    public = [name for name in whole if name.startswith("as public")][0]
-    learned = LABELLED * (1 - (1 / config.folds if config.folds else config.val_fraction))
+    learned = LABELLED * (1 - config.val_fraction)
     epochs = config.frozen_epochs / frozen[KIT] + (config.epochs - config.frozen_epochs) / whole[KIT]
     validation = (LABELLED - learned) * (config.epochs / len(config.views) + 1) / predicting[KIT]
     seconds = learned * epochs + validation + TESTS / predicting[KIT]
     return [
         f"this kit: {whole[KIT] / whole[LIMIT]:.2f} of the limit in training, {predicting[KIT] / predicting[LIMIT]:.2f}"
-        f" in prediction; {whole[KIT] / whole[public]:.1f} times as fast as public kernels in training,"
+        f" in prediction; {whole[KIT] / whole[PUBLIC]:.1f} times as fast as public kernels in training,"
         f" {predicting[KIT] / list(predicting.values())[-1]:.1f} times in prediction",
         f"a frozen epoch takes {whole[KIT] / frozen[KIT]:.2f} of a full one's time",
         f"{config.epochs} epochs on {learned:,.0f} images, validated, {TESTS:,} predicted:"
@@ -233,10 +231,10 @@ def variants(config: Config, source: Source, folder: Path, seconds: float) -> di
 
 
 @contextmanager
-def fused(bench: Bench) -> Iterator[None]:
+def unfused(bench: Bench) -> Iterator[None]:
     before, config = bench.learner.optimizer, bench.config
     groups = bench.learner.net.groups(config)
-    bench.learner.optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    bench.learner.optimizer = torch.optim.AdamW(groups, config.lr, weight_decay=config.weight_decay)
     yield
     bench.learner.optimizer = before
 
@@ -267,7 +265,7 @@ def compiled(bench: Bench) -> Iterator[None]:
 
 MODES = {  # ways to step; the last stays
     "as the kit trains": lambda bench: nullcontext(),
-    "fused AdamW": fused,
+    "AdamW not fused": unfused,
     "any kernel, the fastest tried": tried,
     "not channels-last": contiguous,
     "torch.compile": compiled,
@@ -291,7 +289,7 @@ def asked(given: Namespace) -> list[Config]:
     return [registry.load(given.config, [*REST, *given.settings, *words]) for words in further]
 
 
-def main(argv: list[str]) -> None:
+def parsed(argv: list[str]) -> Namespace:
     parser = Parser("bench")
     parser.add_argument("config", nargs="?", default="modelB", metavar="CONFIG")
     parser.add_argument("--data", metavar="DIR", help="time with the images of a data set, not with drawn ones")
@@ -303,27 +301,43 @@ def main(argv: list[str]) -> None:
     given = parser.parse_intermixed_args(argv)
     if not (0 < given.seconds <= 600 and 1 <= given.rounds <= 100):
         raise UserError("--seconds must be above 0 and at most 600, and --rounds 1 to 100")
+    if given.json and (given.json.is_dir() or not given.json.absolute().parent.is_dir()):
+        raise UserError(f"--json {given.json}: name a file in a folder that exists")
     if "=" in given.config:
         given.config, given.settings = "modelB", [given.config, *given.settings]
+    return given
+
+
+def case(config: Config, source: Source, folder: Path, given: Namespace) -> dict[str, dict[str, list[Pass]]]:
+    """Time one configuration, and say what came out."""
+    print(f"\n{said_of(config)}", flush=True)
+    if given.variants:
+        return {"variants": variants(config, source, folder, given.seconds)}
+    bench = opened(config, source, folder, given.seconds)
+    print(f"{bench.machine}; {len(bench.table.ids):,} images a pass, {given.rounds} rounds", flush=True)
+    found = timed(bench, given.rounds)
+    print("\n".join([*lines(found), *verdict(bench.config, found)]), flush=True)
+    return found
+
+
+def said_of(config: Config) -> str:
+    return f"{config.model}, {config.size} pixels, batch {config.batch}"
+
+
+def main(argv: list[str]) -> None:
+    given = parsed(argv)
     configs, results = asked(given), {}
     if given.variants and machinery.device(configs[0]).type != "cuda":
         raise UserError("--variants compares ways to step on a GPU, and torch sees none: leave it out")
     layout = registry.TASKS[configs[0].task].layout
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         folder = Path(scratch)
-        os.environ["CXR_CACHE"] = str(folder / "packed")
-        source = locate.opened(Path(given.data) if given.data else drawn(folder / "set", layout.name), "--data", layout)
+        os.environ["CXR_CACHE"] = str(folder / "packed")  # what is packed for this goes with it
+        data = Path(given.data) if given.data else drawn(folder / "set", layout.name)
+        source = locate.opened(data, f"--data {data}", layout)
         for config in configs:
-            title = f"{config.model}, {config.size} pixels, batch {config.batch}"
-            print(f"\n{title}", flush=True)
-            if given.variants:
-                found = {"variants": variants(config, source, folder, given.seconds)}
-            else:
-                bench = opened(config, source, folder, given.seconds)
-                print(f"{bench.machine}; {len(bench.table.ids):,} images a pass, {given.rounds} rounds", flush=True)
-                found = timed(bench, given.rounds)
-                print("\n".join([*lines(found), *verdict(bench, found)]), flush=True)
-            results[title] = {
+            found = case(config, source, folder, given)
+            results[said_of(config)] = {
                 group: {name: [asdict(one) for one in passes] for name, passes in its.items()}
                 for group, its in found.items()
             }

@@ -1,4 +1,4 @@
-"""The machinery of a run: other threads, another optimizer's step, loader workers that die, too little shared memory."""
+"""The machinery of a run: other threads, another step, loader workers that die, too little shared memory."""
 
 import os
 import signal

@@ -63,6 +63,8 @@ make-demo DIR [--images N] [--size PIXELS] [--seed S] [--layout competition|padc
     a synthetic data set
 worlds [--seeds N] [--rows N] [--json FILE]
     every decision rule in worlds whose best decision is known
+bench [CONFIG] [--data DIR] [--seconds S] [--rounds N] [--variants] [--json FILE] [key=value ...]
+    images a second beside the limit of this device and beside what people use today; how long a run takes
 soak N [--seed S]
     N small runs killed at random moments and started again: every end must have the bytes of one that nobody killed
 test [ARGUMENTS OF PYTEST]
