@@ -25,7 +25,7 @@ from core.runs import Run
 from core.task import Task
 from images import prepare
 from images.prepare import Prepared
-from net import features, heads, model
+from net import features, heads, model, transfer
 from net import machine as machinery
 from tasks import cross_validation, registry
 from tasks.opened import open_run
@@ -40,12 +40,20 @@ def probe(task: Task, prepared: Prepared, probed: Run, name: str) -> Run:
         raise UserError(
             f"{shown(run.folder)} is a run of its own, and the baseline would be written there: rename or delete it"
         )
+    if transfer.is_run(config.weights) and config.crossed:
+        raise UserError(
+            f"weights = {config.weights}: a probe has the features of one body, which has learned from some of the"
+            " folds: it is for weights that saw none of these images"
+        )
     run.lock()
     machine = machinery.pick(config)
     net = machine.place(model.build(config.model_copy(update={"head": "none"}), 1, config.weights))
     ids, x = features.of_all(net, prepared, config, machine)
     for (one, own), (_, its) in zip(registry.networks(task, run), registry.networks(task, probed), strict=True):
-        regress(one, own, prepared, folds.chosen(its, prepared.labelled, one), ids, x)
+        parts = folds.chosen(its, prepared.labelled, one)
+        if transfer.is_run(config.weights):
+            transfer.require_apart(config, prepared.labelled, parts)
+        regress(one, own, prepared, parts, ids, x)
     networks = cross_validation.join(task, run) if config.folds else [open_run(run.folder)]
     decide.answer(task, run, networks)
     return run

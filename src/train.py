@@ -24,7 +24,7 @@ from core.task import Task
 from images import loader, prepare
 from images.augment import Augment
 from images.prepare import Prepared
-from net import checkpoint, checks, heads, infer, learner, losses, model, refit
+from net import checkpoint, checks, heads, infer, learner, losses, model, refit, transfer
 from net import machine as machinery
 from net.fit import Batches, fit
 from net.learner import Learner
@@ -87,6 +87,8 @@ def train(task: Task, source: Source, run: Run) -> Prepared:
     if run.begun and "digest" in run.about:
         prepare.same(run, prepared)
     parts = folds.chosen(run, prepared.labelled, task)
+    if not done and not last and transfer.is_run(config.weights):
+        transfer.require_apart(config, prepared.labelled, parts)
     run.lock()
     if done:
         mend(run, prepared, parts, task)

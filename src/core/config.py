@@ -45,7 +45,7 @@ class Config(BaseModel):
     slug: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
 
     model: str  # any timm name, or cnn1 … cnn7 from scratch
-    weights: str  # imagenet | none | FILE
+    weights: str  # imagenet | none | FILE | RUN, a folder of another run
     size: Annotated[int, Field(ge=32, le=1024)]  # pixels, width and height
     dropout: Annotated[float, Field(ge=0, lt=1)]  # of the pooled features
     # of the body's feature maps that are pooled instead of what its own head pools, as 16; the body ends at the last

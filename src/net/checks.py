@@ -10,9 +10,10 @@ from pathlib import Path
 from core.config import Config
 from core.errors import UserError, some
 from core.files import shown
+from core.runs import read_run
 from core.task import Task
 from images import lungs
-from net import curves, heads, losses, model, refit
+from net import curves, heads, losses, model, refit, transfer
 
 
 def check(config: Config, task: Task, begun: bool = False) -> None:
@@ -67,7 +68,10 @@ def _check_recipe(config: Config, task: Task) -> None:
 
 def warn(config: Config, task: Task) -> None:
     """Say so when a network's name says that it has seen the images it will be tested on."""
-    if config.weights != "none" and task.pretrained_on_test.search(f"{config.model} {Path(config.weights).name}"):
+    names = f"{config.model} {Path(config.weights).name}"
+    if transfer.is_run(config.weights):
+        names += f" {read_run(Path(config.weights))['config'].get('task')}"
+    if config.weights != "none" and task.pretrained_on_test.search(names):
         print(
             f"WARNING: the name of {config.model} or {config.weights} says that it was pretrained on chest X-rays that"
             f" this {task.name} run is tested on: such a network has seen its test images with their labels, and its"

@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from core.config import Config
 from core.errors import UserError, some
 from core.files import shown, write_bytes
+from net import transfer
 
 PLAIN = r"cnn([1-7])"  # the names of networks from scratch
 
@@ -190,8 +191,10 @@ def check(config: Config) -> None:
         raise UserError(
             f"weights = imagenet: {config.model} has none: give weights=FILE, or weights=none for random ones"
         )
-    if config.weights not in ("imagenet", "none") and not Path(config.weights).is_file():
-        raise UserError(f"weights = {config.weights}: there is no such file")
+    if transfer.is_run(config.weights):
+        transfer.check(config)
+    elif config.weights not in ("imagenet", "none") and not Path(config.weights).is_file():
+        raise UserError(f"weights = {config.weights}: there is no such file, and no such run")
 
 
 def pretrained(config: Config) -> bool:
@@ -200,8 +203,8 @@ def pretrained(config: Config) -> bool:
 
 
 def build(config: Config, classes: int, weights: str) -> Net:
-    """The configuration's network, starting from `weights`: imagenet, none (random, or a checkpoint follows), or a
-    file.
+    """The configuration's network, starting from `weights`: imagenet, none (random, or a checkpoint follows), a file,
+    or a run (net/transfer.py).
 
     Raises UserError for what `check` refuses, and for weights that are unfetchable or of another network.
     """
@@ -222,7 +225,7 @@ def build(config: Config, classes: int, weights: str) -> Net:
         raise UserError(f"norms = frozen: {config.model} has no batch norm: leave norms at learn")
     if weights == "imagenet":
         body = _fetched(config.model, **further)
-    elif weights != "none":
+    elif weights != "none" and not transfer.is_run(weights):
         _load(body, Path(weights))
     cfg = body.pretrained_cfg
     if cfg.get("fixed_input_size") and cfg["input_size"][1] != config.size:
@@ -232,6 +235,8 @@ def build(config: Config, classes: int, weights: str) -> Net:
         )
     if config.strides:
         body = _cut(body, config)
+    if transfer.is_run(weights):
+        print(transfer.load(body, config), flush=True)
     try:
         with torch.inference_mode():
             found = body.eval()(torch.zeros(1, 3, config.size, config.size))
