@@ -1,14 +1,24 @@
 """The whole validation report of a run: `evaluate.py RUN …` writes RUN/report.json and RUN/per_class.csv. Needs no
 torch.
 
-Several runs are compared.
+Several runs are compared. `evaluate.py RUN --data DIR [--config CONFIG]` judges a run on another labelled set, read as
+that configuration reads it; this loads torch.
 """
 
+from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
+
+from answers import external
 from core.commands import Parser
-from core.errors import UserError, command
-from core.files import shown, write_json, write_rows
+from core.config import read_yaml
+from core.data_set import Source, Table, Tables
+from core.errors import UserError, command, some
+from core.files import ROOT, shown, write_json, write_rows
+from core.logits_file import Logits
+from core.task import Task
+from tasks import registry
 from tasks.opened import Opened, open_run
 
 
@@ -33,13 +43,102 @@ def _written(run: Opened) -> dict:
     return report
 
 
+# ---- on another data set
+def elsewhere(run: Opened, given: Namespace) -> dict:
+    """Judge a run on the labelled images of another set, those apart that it has learned from; writes and prints the
+    report."""
+    if run.about.get("baseline"):
+        raise UserError(f"{shown(run.folder)} is a baseline, without a network to look at other images with")
+    there = registry.task_of(registry.load(given.config)) if given.config else run.task
+    from images import locate  # here, for what follows loads OpenCV and torch
+
+    source = locate.opened(Path(given.data), f"--data {given.data}", there.layout)
+    table = unseen(read(there, source, run, read_yaml(given.map)), run)
+    ours, theirs = zip(*external.matches(run.about["classes"], table.classes, read_yaml(given.map)), strict=True)
+    classes = [run.about["classes"][c] for c in ours]
+    targets = table.targets[:, theirs]
+    print(f"compared: {some(pairs(classes, [table.classes[k] for k in theirs]), 30)}", flush=True)
+    p = run.task.posterior(looked_at(run, source, table), run.calibration)[:, ours]
+    patients = table.known.get("patient", table.ids)
+    found = external.report(classes, p, targets, patients)
+    name = given.config or run.config.task
+    place = run.folder / f"external-{Path(name).stem}.json"
+    write_json(place, {"run": run.config.name, "data": str(source.folder), "config": name, **found})
+    print("\n".join([*external.lines(found), f"wrote {shown(place)}"]))
+    return found
+
+
+def read(there: Task, source: Source, run: Opened, same: dict) -> Table:
+    """The labelled images as the other configuration chooses them, with every label that the run knows too."""
+    if hasattr(there.config, "labels"):
+        every = there.whole(source).classes
+        labels = [every[k] for _, k in external.matches(run.about["classes"], every, same)]
+        there = registry.task_of(there.config.model_copy(update={"labels": labels}))
+    return there.read(source).labelled
+
+
+def pairs(ours: list[str], theirs: list[str]) -> list[str]:
+    return [one if one == other else f"{one} = {other}" for one, other in zip(ours, theirs, strict=True)]
+
+
+def unseen(table: Table, run: Opened) -> Table:
+    """The rows of whose images, and patients where both sets name them, the run has seen none in training or
+    validation."""
+    seen = [row | {"id": one} for one, row in run.rows.items() if row["part"] != "test"]
+    known = np.isin(table.ids, [row["id"] for row in seen])
+    if "patient" in table.known:
+        known |= np.isin(table.known["patient"], [row["patient"] for row in seen if row.get("patient")])
+    if known.all():
+        raise UserError(f"{shown(run.folder)} has learned from every image or patient of that data set")
+    if known.any():
+        print(f"left out: {known.sum()} of {len(known)} images, which or whose patients the run has learned from")
+    return table.take(~known)
+
+
+def looked_at(run: Opened, source: Source, table: Table) -> list[Logits]:
+    """What every network of the run says of these images, as a logits file each."""
+    from core.runs import Run
+    from images import loader, prepare
+    from net import infer, model, refit
+    from net import machine as machinery
+
+    alone = {"folds": 0, "fold": "all", "split": "auto", "limit": 0}
+    task: Task = registry.task_of(run.config.model_copy(update=alone))
+    machine = machinery.pick(task.config)
+    prepared = prepare.images(source, Tables(table, table.ids[:0]), task, machine.device, run.folder)
+    table, found = prepared.labelled, []
+    for one in run.networks:
+        net = machine.place(model.build(one.config, len(run.about["classes"]), "none"))
+        refit.answering(net, one.config, Run(one.folder), machine.device)
+        batches = loader.in_order(
+            prepared.pack, table, task.config.batch, machine.workers, machine.device.type == "cuda"
+        )
+        with machinery.sufficient(task.config):
+            logits = infer.logits(net, batches, task.config.views, machine, "predicting")
+        about, unknown = one.about, np.full(logits.shape[1:], np.nan, np.float32)
+        counts, prior = np.array(about["counts"]), np.array(about["prior"])
+        classes = np.array(about["classes"])
+        found.append(Logits(table.ids, logits, unknown, classes, counts, about["rows"], prior))
+    return found
+
+
 def main(argv: list[str]) -> None:
     parser = Parser("evaluate")
     parser.add_argument("runs", metavar="RUN", type=Path, nargs="+")
+    parser.add_argument("--data", metavar="DIR", help="judge the run on this other labelled set")
+    parser.add_argument("--config", metavar="CONFIG", help="whose way that set is read; the run's own without it")
+    parser.add_argument("--map", metavar="FILE", type=Path, default=ROOT / "configs" / "maps" / "findings.yaml")
     given = parser.parse_args(argv)
     if len({folder.resolve() for folder in given.runs}) < len(given.runs):
         raise UserError("a run is named twice: name each once")
     runs = [open_run(folder) for folder in given.runs]
+    if given.data:
+        if len(runs) > 1:
+            raise UserError("--data judges one run: name one, or an ensemble's folds each by itself")
+        elsewhere(runs[0], given)
+        return
+    if given.config:
+        raise UserError("--config says how the set of --data is read: give --data DIR too")
     if len({type(run.task) for run in runs}) > 1:
         raise UserError("runs of different tasks cannot be compared: name those of one")
     reports = [_written(run) for run in runs]

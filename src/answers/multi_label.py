@@ -110,11 +110,11 @@ def _fit(val: Logits, temperature: float | None) -> dict:
         for c, labels in enumerate(val.targets.T):
             if (labels == 1).any() and (labels == 0).any():
                 known = ~np.isnan(labels)
-                slopes[c], offsets[c] = _fit_label(np.float64(val.logits[:, known, c]) + shift[c], labels[known] == 1)
+                slopes[c], offsets[c] = fitted_label(np.float64(val.logits[:, known, c]) + shift[c], labels[known] == 1)
     return {"slopes": slopes.tolist(), "offsets": offsets.tolist()}
 
 
-def _fit_label(logits: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+def fitted_label(logits: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     """Slope and offset that maximise the penalised likelihood of truth [N] under the mean over views of sigmoid(slope ·
     logits + offset)."""
     from scipy.optimize import minimize

@@ -21,8 +21,8 @@ train CONFIG [--data DIR] [--demo] [key=value ...]
     training only; leaves runs/NAME/val_logits.npz
 predict RUN [--data DIR]
     logits of the test images: RUN/test_logits.npz
-evaluate RUN ...
-    the whole report of a run (report.json, per_class.csv); several are compared
+evaluate RUN ... [--data DIR] [--config CONFIG] [--map FILE]
+    the whole report of a run (report.json, per_class.csv); several are compared; with --data on another labelled set
 report RUN [--labels NAME,NAME]
     a page with everything, verdict first (RUN/report.html), and pictures fit to print (RUN/figures/)
 explain RUN [--labels A,B] [--number N] [--masks DIR] [--data DIR] [--out DIR]
