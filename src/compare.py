@@ -337,19 +337,26 @@ def paired_lines(found: Sequence[dict]) -> list[str]:
     for one in found:
         value, (low, high) = one["difference"][one["figure"]], one["difference"]["interval"]
         verdict = "these networks differ" if low > 0 or high < 0 else "no difference shown"
-        lines.append(f"{one['name']:{width}}  {value:+.3f}  [{low:+.3f}, {high:+.3f}]  {verdict}")
+        lines.append(
+            f"{one['name']:{width}}  {value:+.3f}  [{low:+.3f}, {high:+.3f}]  {verdict}{_again(one['difference'])}"
+        )
         for title, other in one.get("further", {}).items():
             low, high = other["interval"]
             said = f"{title} {other['ours']:.3f} against {other['theirs']:.3f}: {other['difference']:+.3f}"
-            lines.append(f"{'':{width}}  {said}  [{low:+.3f}, {high:+.3f}]")
+            lines.append(f"{'':{width}}  {said}  [{low:+.3f}, {high:+.3f}]{_again(other)}")
         if len(one["pairs"]) > 1:
             pairs = ", ".join(f"{pair:+.3f}" for pair in one["pairs"])
             lines.append(f"{'':{width}}  the mean of {len(one['pairs'])} pairs: {pairs}")
     lines.append(
         "This is the luck of the images for these very networks; that of training again is in Welch's test of"
-        " replicates."
+        " replicates" + ("." if not first["difference"].get("both") else ", and both are in the second interval.")
     )
     return lines
+
+
+def _again(found: dict) -> str:
+    """The interval of a difference that holds the luck of training again too, where there are several pairs."""
+    return f"; with training again [{found['both'][0]:+.3f}, {found['both'][1]:+.3f}]" if found.get("both") else ""
 
 
 # ---- label by label

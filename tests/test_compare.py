@@ -406,6 +406,45 @@ def test_groups_are_paired_in_their_order_when_asked(chests, call, tmp_path):
     # three networks' own noise averages
     assert np.ptp(found["difference"]["interval"]) < np.mean([np.ptp(one["interval"]) for one in single])
     assert "the mean of 3 pairs" in said.out
+    low, high = found["difference"]["both"]
+    assert low < found["difference"]["interval"][0] and high > found["difference"]["interval"][1]
+    assert f"; with training again [{low:+.3f}, {high:+.3f}]" in said.out and "both are in the second" in said.out
+
+
+def simulated(again: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Differences of 3 pairs of networks, whose mean is 0 over networks and patients: of each pair [3], and their mean
+    in 200 resamples of the 60 patients. `again`: s.d. of training, that of a patient's luck in the mean is 1."""
+    each = rng.normal(0, 60**0.5, 60) + rng.normal(0, again, (3, 1)) + rng.normal(0, 1, (3, 60))
+    weights = rng.multinomial(60, np.full(60, 1 / 60), size=200) / 60
+    return each.mean(axis=1), weights @ each.mean(axis=0)
+
+
+@pytest.mark.parametrize("again", [0.2, 1.0, 3.0])
+def test_an_interval_with_both_sources_covers_and_each_alone_does_not(again):
+    rng, trials = np.random.default_rng(3), 1500
+    held = {"both": 0, "patients": 0, "training": 0, "bootstrap of both": 0}
+    for _ in range(trials):
+        pairs, draws = simulated(again, rng)
+        low, high = stats.both(pairs.tolist(), draws)
+        held["both"] += low < 0 < high
+        low, high = stats.interval(draws)
+        held["patients"] += low < 0 < high
+        reach = 4.303 * pairs.std(ddof=1) / 3**0.5
+        held["training"] += abs(pairs.mean()) < reach
+        low, high = stats.interval(draws + pairs[rng.integers(3, size=(200, 3))].mean(axis=1) - pairs.mean())
+        held["bootstrap of both"] += low < 0 < high
+    covered = {name: times / trials for name, times in held.items()}
+    assert 0.915 < covered["both"] < 0.97
+    if again < 2:
+        assert covered["training"] < 0.9  # it knows these patients only
+    if again > 0.5:
+        assert covered["patients"] < covered["bootstrap of both"] < 0.935
+
+
+def test_a_single_pair_says_nothing_of_training_again():
+    assert stats.both([0.1], np.zeros(9)) is None
+    low, high = stats.both([0.1, 0.1], np.random.default_rng(0).normal(0.1, 1, 20_000))
+    assert (low, high) == pytest.approx((0.1 - 1.96, 0.1 + 1.96), abs=0.03)
 
 
 def test_the_competition_is_paired_by_its_score(singles, call, tmp_path):

@@ -174,10 +174,10 @@ def _paired(ours: Sequence[tuple[Logits, np.ndarray]], theirs: Sequence[tuple[Lo
     means = [[np.mean(each, axis=0) for each in zip(*group, strict=True)] for group in (mine, others)]
     difference = [our - other for our, other in zip(*means, strict=True)]
     found = {"ours": means[0], "theirs": means[1], "difference": difference}
-    return {
-        **{name: {"auc": float(point[0]), "interval": _interval(draws)} for name, (point, draws) in found.items()},
-        "pairs": [float(our[0][0] - other[0][0]) for our, other in zip(mine, others, strict=True)],
-    }
+    pairs = [float(our[0][0] - other[0][0]) for our, other in zip(mine, others, strict=True)]
+    figures = {name: {"auc": float(point[0]), "interval": _interval(draws)} for name, (point, draws) in found.items()}
+    figures["difference"]["both"] = stats.both(pairs, difference[1])
+    return {**figures, "pairs": pairs}
 
 
 def _places(content: Logits, first: Logits) -> np.ndarray:

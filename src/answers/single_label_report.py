@@ -246,6 +246,7 @@ def paired(ours: Sequence[Evidence], theirs: Sequence[Evidence], rows: Rows) -> 
     ]
     means = [float(np.mean(side)) for side in scores]
     areas = [sample.areas(p) for p in forecasts]
+    pairs, drawn = [our - other for our, other in zip(*scores, strict=True)], sample.draws(mine, others)
     return {
         "part": "test" if tested else "validation",
         "images": len(truth),
@@ -253,20 +254,25 @@ def paired(ours: Sequence[Evidence], theirs: Sequence[Evidence], rows: Rows) -> 
         "further": {"macro AUC": _difference(areas[: len(ours)], areas[len(ours) :])},
         "ours": {"score": means[0], "interval": stats.interval(sample.draws(mine))},
         "theirs": {"score": means[1], "interval": stats.interval(sample.draws(others))},
-        "difference": {"score": means[0] - means[1], "interval": stats.interval(sample.draws(mine, others))},
-        "pairs": [our - other for our, other in zip(*scores, strict=True)],
+        "difference": {
+            "score": means[0] - means[1],
+            "interval": stats.interval(drawn),
+            "both": stats.both(pairs, drawn),
+        },
+        "pairs": pairs,
     }
 
 
 def _difference(ours: Sequence[tuple[float, np.ndarray]], theirs: Sequence[tuple[float, np.ndarray]]) -> dict:
     """The mean of figures that come with their draws, less that of others: {"ours", "theirs", "difference",
-    "interval"}."""
+    "interval", "both"}."""
     (mine, drawn), (other, drawn_other) = (
         [np.mean(each, axis=0) for each in zip(*side, strict=True)] for side in (ours, theirs)
     )
     return {
         "ours": float(mine), "theirs": float(other), "difference": float(mine - other),
         "interval": stats.interval(drawn - drawn_other),
+        "both": stats.both([our[0] - one[0] for our, one in zip(ours, theirs, strict=True)], drawn - drawn_other),
     }  # fmt: skip
 
 

@@ -26,6 +26,26 @@ def interval(sums: np.ndarray, level: float = 0.95) -> list[float]:
     return [float(end) for end in np.quantile(sums, [(1 - level) / 2, (1 + level) / 2])]
 
 
+def both(pairs: Sequence[float], draws: np.ndarray) -> list[float] | None:
+    """The 95 % interval of a mean over networks that were trained by themselves, for others of their kind and other
+    patients: [low, high]; None for a single one, which says nothing of training again.
+
+    pairs [K]: the figure, or the difference of a pair, of each; draws: of their mean under resamples of the patients.
+    The two variances add up: s²/K of training, with K − 1 degrees of freedom, and that of the draws, with many; the sum
+    has as many as Satterthwaite (1946) says. Resampling the K networks in the bootstrap too covers too little where K
+    is 3: a simulation in tests/test_compare.py.
+    """
+    from scipy.stats import t
+
+    if len(pairs) < 2:
+        return None
+    training, patients = np.var(pairs, ddof=1) / len(pairs), np.nanvar(draws, ddof=1)
+    total = training + patients
+    freedom = (len(pairs) - 1) * (total / training) ** 2 if training else np.inf
+    reach = float(t.ppf(0.975, freedom) * np.sqrt(total))
+    return [float(np.mean(pairs)) - reach, float(np.mean(pairs)) + reach]
+
+
 def cluster_weights(groups: np.ndarray, draws: int = 500, seed: int = 0) -> np.ndarray:
     """How often each row is drawn when whole groups (patients) are resampled with replacement, int16 [draws, N].
 
