@@ -3,13 +3,15 @@ torch."""
 
 from pathlib import Path
 
-from answers import multi_label, single_label_report
+import numpy as np
+
+from answers import calibrators, multi_label, single_label_report
 from answers.metrics import Costs, tally_one_hot
 from core.commands import Parser
 from core.errors import UserError, command
 from core.files import shown, write_json
 from images.labels import aligned, has_probabilities, read_multi_hot, read_one_hot, read_probabilities
-from tasks.opened import open_run
+from tasks.opened import Opened, open_run
 
 
 def score_files(submission: Path, truth: Path, costs: Costs | None = None) -> tuple[dict, list[str]]:
@@ -35,6 +37,17 @@ def score_files(submission: Path, truth: Path, costs: Costs | None = None) -> tu
     return found, single_label_report.score_lines(found)
 
 
+def peers(run: Opened) -> list[str]:
+    """Calibrators of others on a run's validation rows, as lines."""
+    if not run.task.exclusive:
+        raise UserError("--peers is for runs with one class an image")
+    ids = np.concatenate([val.ids for val in run.vals])
+    owners = [run.rows[one].get("patient") for one in ids.tolist()]
+    patients = np.array(owners) if all(owners) else None
+    found = calibrators.cross_fitted(run.vals, patients, run.task.costs)
+    return [*calibrators.lines(found, "by image" if patients is None else "by patient"), ""]
+
+
 def main(argv: list[str]) -> None:
     parser = Parser("score")
     parser.add_argument("what", metavar="RUN or SUBMISSION.csv", type=Path)
@@ -43,6 +56,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--costs", type=float, nargs=3, metavar=("TP", "FP", "FN"), help="of a submission; a run has its own (1 1 5)"
     )
+    parser.add_argument("--peers", action="store_true", help="of a run: calibrators of others, too (needs probmetrics)")
     given = parser.parse_args(argv)
     if given.costs and given.truth is None:
         raise UserError("--costs is for a submission: a run is scored by the costs of its own configuration")
@@ -51,7 +65,9 @@ def main(argv: list[str]) -> None:
     if given.truth is None:
         run = open_run(given.what)
         report = run.task.score(run.validation, run.rows)
-        lines = run.task.score_lines(report)
+        lines = [*(peers(run) if given.peers else []), *run.task.score_lines(report)]
+    elif given.peers:
+        raise UserError("--peers compares calibrations of a run's logits: name a run")
     else:
         report, lines = score_files(given.what, given.truth, Costs(*given.costs) if given.costs else None)
     if given.json:

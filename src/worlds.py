@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from answers import calibrators
 from answers.metrics import Costs, nll
 from answers.posterior import Posterior, softmax
 from answers.rules import RULES, bayes_scores, truth_of
@@ -72,6 +73,8 @@ WORLDS = (
     World("much rare noise", rare_noise=2.0, sampler=1.0),
     World("biased classes", bias=0.5, sampler=0.5),
     World("weak", signal=1.0, sampler=0.5),
+    *(World(f"weak {signal:g}", signal=signal, sampler=0.5) for signal in (1.1, 1.2, 1.3)),
+    World("weak, rare noise", signal=1.2, rare_noise=1.0, sampler=0.5),
     World("strong", signal=2.2, sampler=0.5),
     World("strong, rare noise", signal=2.2, rare_noise=1.0, sampler=0.5),
 )
@@ -206,6 +209,32 @@ def prove(worlds: Sequence[World], seeds: int, rows: int, tell: Callable[[str], 
     return results
 
 
+def against_peers(worlds: Sequence[World], seeds: int, rows: int, tell: Callable[[str], None]) -> list[dict]:
+    """In every world the expected negative log-likelihood in nats of calibrators of others and of ours, and the score
+    of the best answers by each; means over the seeds."""
+    results = []
+    tell(f"{'world':26}" + "".join(f"{name:>26}" for name in ("knowable", *calibrators.NAMES)))
+    for world in worlds:
+        found = []
+        for seed in range(seeds):
+            val, sample = simulate(world, seed, rows)
+            test = _file(sample.logits, np.full(sample.exact.shape, np.nan), val.classes, val.prior)
+            made = {name: posterior(test) for name, posterior in calibrators.fitted(val).items()}
+            found.append({name: _worth(p, sample) for name, p in {"knowable": sample.knowable, **made}.items()})
+        means = {name: np.mean([one[name] for one in found], axis=0).tolist() for name in found[0]}
+        results.append({"world": world.name, "calibrators": means})
+        cells = [f"{likelihood:.4f}, {score:.3f}" for likelihood, score in means.values()]
+        tell(f"{world.name:26}" + "".join(f"{cell:>26}" for cell in cells))
+    return results
+
+
+def _worth(p: np.ndarray, sample: Sample) -> tuple[float, float]:
+    """Negative log-likelihood and score, expected under the exact posterior."""
+    each = -(sample.exact * np.log(np.maximum(p, 1e-12))).sum(axis=1)
+    answers = bayes_scores(p, NATURAL, Costs()).argmax(axis=1)
+    return float((each * sample.weight).mean()), expected_score(answers, sample)
+
+
 def _spread(values: np.ndarray) -> dict[str, float]:
     return {"mean": float(values.mean()), "sd": float(values.std(ddof=1))}
 
@@ -246,11 +275,17 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--seeds", type=int, default=5, help="how often every world is drawn (5)")
     parser.add_argument("--rows", type=int, default=50_000, help="rows that the expectations are taken over (50000)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the table there too")
+    parser.add_argument("--peers", action="store_true", help="calibrators of others instead (needs probmetrics)")
     given = parser.parse_args(argv)
     if not (2 <= given.seeds <= 10**4 and 1000 <= given.rows <= 10**7):
         raise UserError("--seeds must be 2 to 10000, and --rows 1000 to 10000000")
     if given.json and (given.json.is_dir() or not given.json.absolute().parent.is_dir()):
         raise UserError(f"--json {given.json}: name a file in a folder that exists")
+    if given.peers:
+        print("negative log-likelihood and score of every calibration, means over the seeds", flush=True)
+        results = against_peers(WORLDS, given.seeds, given.rows, lambda text: print(text, flush=True))
+        _write(given.json, results)
+        return
     print(
         "scores: mean ± s.d. over the seeds, expected under the exact posterior; the last three columns: regret of"
         " bayes to the decision by the exact\nposterior and to the best decision that these logits allow, and the"
@@ -259,9 +294,13 @@ def main(argv: list[str]) -> None:
     )
     results = prove(WORLDS, given.seeds, given.rows, lambda text: print(text, flush=True))
     print("\n".join(verdict(results)))
-    if given.json:
-        write_json(given.json, {"worlds": results})
-        print(f"wrote {shown(given.json)}")
+    _write(given.json, results)
+
+
+def _write(path: Path | None, results: list[dict]) -> None:
+    if path:
+        write_json(path, {"worlds": results})
+        print(f"wrote {shown(path)}")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ tune VAL.npz ... [--out FILE] [--temperature T] [--costs TP FP FN]
     fit every decision rule on validation logits (several: the folds), of either kind of problem
 decide TEST.npz ... --calibration FILE ... --rule RULE --out CSV [--test test.csv] [--counts FILE | --estimate-counts]
     test logits to a submission, checked before it is written
-score RUN | SUBMISSION.csv TRUTH.csv [--json FILE] [--costs TP FP FN]
+score RUN | SUBMISSION.csv TRUTH.csv [--peers] [--json FILE] [--costs TP FP FN]
     offline score, class by class; the last line is `score` and the number
 experiment FILE [--data DIR] [--demo] [--toy] [--part I/N] [key=value ...] [--collect DIR ...]
     a study: rows × seeds to a table with Welch's test; goes on where it stopped
@@ -61,8 +61,8 @@ doctor
     what is here and what is missing: packages, data, weights, credentials (never their values)
 make-demo DIR [--images N] [--size PIXELS] [--seed S] [--layout competition|padchest]
     a synthetic data set
-worlds [--seeds N] [--rows N] [--json FILE]
-    every decision rule in worlds whose best decision is known
+worlds [--seeds N] [--rows N] [--peers] [--json FILE]
+    every decision rule in worlds whose best decision is known; --peers: others' calibrators there
 bench [CONFIG] [--data DIR] [--seconds S] [--rounds N] [--variants] [--json FILE] [key=value ...]
     images a second beside the limit of this device and beside what people use today; how long a run takes
 soak N [--seed S]
