@@ -62,6 +62,19 @@ class Known(nn.Sequential):
             self[1].bias[:] = torch.tensor([0.0, 1.0])
 
 
+class Tokens(nn.Module):
+    """A body that keeps a token a pixel, and has no blocks."""
+
+    num_features = 2
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Identity()
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.inner(pixels.expand(-1, 2, -1, -1).flatten(2).transpose(1, 2)).mean(dim=1)
+
+
 def known(head: list[list[float]]) -> model.Net:
     last = nn.Linear(2, len(head), bias=False)
     last.weight = nn.Parameter(torch.tensor(head))
@@ -101,14 +114,13 @@ def test_the_map_peaks_at_the_blob_and_is_what_the_equations_say():
 def test_every_body_gives_a_map_that_is_not_constant_and_equals_one_by_hand(name):
     net, images, classes = network(name), shots(), [0, 3, 1]
     signed = cam.weighted(net, images, classes)
-    stage, channels_last = cam.last_stage(net, images[:1])
+    stage = cam.last_stage(net, images[:1])
     kept = []
-    handle = stage.register_forward_hook(lambda module, given, found: kept.append(found))
+    handle = stage.module.register_forward_hook(lambda module, given, found: kept.append(found))
     logits = net(images)
     handle.remove()
-    gradient = torch.autograd.grad(logits[range(3), classes].sum(), kept[-1])[0]
-    places = (1, 2) if channels_last else (2, 3)
-    by_hand = (gradient.mean(places, keepdim=True) * kept[-1]).sum(-1 if channels_last else 1).detach().numpy()
+    gradient = stage.as_map(torch.autograd.grad(logits[range(3), classes].sum(), kept[-1])[0])
+    by_hand = (gradient.mean((2, 3), keepdim=True) * stage.as_map(kept[-1])).sum(1).detach().numpy()
     assert signed.shape == by_hand.shape == (3, *{"cnn3": (8, 8)}.get(name, (2, 2))) and np.allclose(
         signed, by_hand, rtol=1e-4, atol=1e-8 + 1e-5 * np.abs(by_hand).max()
     )
@@ -124,8 +136,8 @@ def test_the_stage_is_the_one_that_pooling_sees():
     """What is pooled is this map and no earlier one: its mean over the places, normed or not, is all that the head
     sees."""
     net = network("test_resnet")
-    stage, _ = cam.last_stage(net, shots(1))
-    stage.register_forward_hook(lambda module, given, found: torch.zeros_like(found))
+    stage = cam.last_stage(net, shots(1))
+    stage.module.register_forward_hook(lambda module, given, found: torch.zeros_like(found))
     assert torch.equal(net(shots(1)), net(255 - shots(1)))
 
 
@@ -144,9 +156,23 @@ def test_where_nothing_speaks_for_a_class_the_map_says_so():
     assert kind == "none" and not shown.any() and set(cam.KINDS) == {"grad-cam", "against", "none"}
 
 
+@pytest.mark.parametrize("name", ["test_vit", "test_vit3"])  # a class token that is read, or all patches pooled
+def test_a_transformer_s_map_is_of_its_patches(name):
+    """The tokens of a row of patches make a row of the map, prefix tokens none; every patch has its own gradient."""
+    net, images = network(name, 160), shots(2, 160)
+    signed = cam.weighted(net, images, [0, 3])
+    assert signed.shape == (2, 10, 10) and np.ptp(signed[0]) > 0
+    stage = cam.last_stage(net, images[:1])
+    prefix = net.body.num_prefix_tokens
+    tokens = torch.arange(prefix + 100.0).view(1, -1, 1) - prefix  # the patches are 0 … 99
+    assert torch.equal(stage.as_map(tokens)[0, 0], torch.arange(100.0).view(10, 10))
+
+
 def test_networks_without_a_map_are_refused_in_one_sentence():
-    with pytest.raises(UserError, match="as tokens"):
-        cam.weighted(network("test_vit", 160), shots(1, 160), [0])
+    with pytest.raises(UserError, match="no square of patches before a last block"):
+        net = known([[1.0, 0.0]])
+        net.body = Tokens()
+        cam.weighted(net, shots(1, 32), [0])
     with pytest.raises(UserError, match="single position on images of 32 pixels"):
         cam.weighted(network("test_convnext", 32), shots(1, 32), [0])
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from answers.metrics import Costs, nll, summary, tally_one_hot
-from answers.posterior import Posterior, fit_posterior
+from answers.posterior import Posterior, fit_posterior, trained
 from answers.rules import bayes_scores, parted, truth_of
 from core.errors import UserError
 from core.logits_file import Logits, pooled
@@ -33,7 +33,7 @@ def fitted(val: Logits) -> dict[str, Callable[[Logits], np.ndarray]]:
         ) from error
     classes = len(val.classes)
     plain = Posterior(np.ones(classes), np.zeros(classes))
-    learned = np.flatnonzero((val.counts > 0) & val.targets.any(axis=0))  # the package knows no empty class
+    learned = np.flatnonzero(trained(val))
     place = np.full(classes, -1)
     place[learned] = np.arange(len(learned))
 

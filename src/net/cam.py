@@ -5,7 +5,9 @@ equations 1 and 2: L_c = ReLU(Σ_k α_k A_k) with α_k = the mean over positions
 last feature map before pooling.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -31,13 +33,20 @@ KINDS = {
 
 
 # ---- maps
-def last_stage(net: nn.Module, image: torch.Tensor) -> tuple[nn.Module, bool]:
-    """The module of `net.body` whose output is the last feature map before pooling, and whether its channels stand
-    last.
+class Stage(NamedTuple):
+    """A module, and what makes the feature map [N, K, h, w] of its output."""
+
+    module: nn.Module
+    as_map: Callable[[torch.Tensor], torch.Tensor]
+
+
+def last_stage(net: nn.Module, image: torch.Tensor) -> Stage:
+    """The module of `net.body` whose output is the last feature map before pooling.
 
     Found by a pass of one image [1, 1, S, S]: of all outputs with `net.body.num_features` channels and several
-    positions, the last. Raises UserError where what comes last are tokens, or a map that was shrunk to one position
-    without pooling.
+    positions, the last. Where those are tokens, the map is of the patches' tokens as they enter the last block, through
+    its first norm: behind it a class token has taken from them all that it will. Raises UserError where there is no
+    such block, and for a map that was shrunk to one position without pooling.
     """
     features, seen = net.body.num_features, []
 
@@ -49,24 +58,43 @@ def last_stage(net: nn.Module, image: torch.Tensor) -> tuple[nn.Module, bool]:
         if np.prod(shape[1:-1] if channels_last else shape[2:]) > 1:
             seen.append((module, shape, channels_last))
 
-    handles = [module.register_forward_hook(note) for module in net.body.modules()]
+    _passed(net, image, net.body.modules(), note)
+    if seen and len(seen[-1][1]) == 3:
+        return _tokens(net, image)
+    if not seen or features not in seen[-1][1]:
+        raise UserError(
+            f"the last feature map of this network has a single position on images of {image.shape[-1]} pixels, so it"
+            " cannot say where: train with a larger size"
+        )
+    module, _, channels_last = seen[-1]
+    return Stage(module, (lambda found: found.permute(0, 3, 1, 2)) if channels_last else (lambda found: found))
+
+
+def _passed(net: nn.Module, image: torch.Tensor, modules: Iterable[nn.Module], note: Callable) -> None:
+    """Pass an image through the network, noting what these modules say."""
+    handles = [module.register_forward_hook(note) for module in modules]
     try:
         with torch.no_grad():
             net.eval()(image)
     finally:
         for handle in handles:
             handle.remove()
-    if seen and len(seen[-1][1]) == 3:
+
+
+def _tokens(net: nn.Module, image: torch.Tensor) -> Stage:
+    """The last block's first norm, whose output are tokens [N, L, K]: those of the patches, row by row, stand last."""
+    blocks, seen = getattr(net.body, "blocks", None), []
+    norm = getattr(blocks[-1], "norm1", None) if isinstance(blocks, nn.Sequential | nn.ModuleList) else None
+    if norm is not None:
+        _passed(net, image, [norm], lambda module, given, found: seen.append(tuple(found.shape)))
+    patches = seen[0][1] - getattr(net.body, "num_prefix_tokens", 0) if seen and len(seen[0]) == 3 else 0
+    side = math.isqrt(patches)
+    if side < 2 or side**2 != patches:
         raise UserError(
-            "this network keeps its last features as tokens and not as a map, which Grad-CAM needs: explain a run of a"
-            " convolutional network"
+            "this network keeps its last features as tokens that are no square of patches before a last block, which"
+            " Grad-CAM needs: explain a run of a convolutional network, or of a plain vision transformer"
         )
-    if not seen or features not in seen[-1][1]:
-        raise UserError(
-            f"the last feature map of this network has a single position on images of {image.shape[-1]} pixels, so it"
-            " cannot say where: train with a larger size"
-        )
-    return seen[-1][0], seen[-1][2]
+    return Stage(norm, lambda found: found[:, -patches:].transpose(1, 2).unflatten(2, (side, side)))
 
 
 def weighted(net: nn.Module, images: torch.Tensor, classes: Sequence[int]) -> np.ndarray:
@@ -76,15 +104,16 @@ def weighted(net: nn.Module, images: torch.Tensor, classes: Sequence[int]) -> np
     images uint8 [N, 1, S, S] on the network's device. Leaves `net` in eval mode with all parameters asking for
     gradients, or the gradient would not reach the map of a frozen body. Raises UserError like `last_stage`.
     """
-    stage, channels_last = last_stage(net, images[:1])
+    stage = last_stage(net, images[:1])
     net.requires_grad_(True)
-    cam = GradCAM(net, [stage], (lambda found: found.permute(0, 3, 1, 2)) if channels_last else None)
+    cam = GradCAM(net, [stage.module], stage.as_map)
     maps = []
     for part, of in zip(images.split(BATCH), torch.as_tensor(classes).split(BATCH), strict=True):
         targets = [ClassifierOutputTarget(int(c)) for c in of]
         cam(part, targets)  # its own maps are shifted to begin at 0, which equation 2 does not do
         kept = cam.activations_and_grads
-        maps.append(cam.get_cam_image(part, stage, targets, kept.activations[-1].numpy(), kept.gradients[-1].numpy()))
+        activations, gradients = kept.activations[-1].numpy(), kept.gradients[-1].numpy()
+        maps.append(cam.get_cam_image(part, stage.module, targets, activations, gradients))
     net.zero_grad()
     cam.activations_and_grads.release()
     return np.float32(np.concatenate(maps))
