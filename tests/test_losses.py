@@ -73,6 +73,7 @@ def test_weighted_bce_by_hand():
 def test_effective_weights_by_hand():
     """Equation 26 with β = 0.9: one positive gives 0.1/0.1, two give 0.1/0.19, which scale to 38/29 and 20/29."""
     assert effective_weights(np.array([1, 2]), 0.9) == pytest.approx([38 / 29, 20 / 29])
+    assert effective_weights(np.array([1, 2, 0]), 0.9, "equation") == pytest.approx([1, 0.1 / 0.19, 0])
     assert effective_weights(np.array([5, 80, 9000]), 0) == pytest.approx(np.ones(3))
     assert effective_weights(np.array([5, 80, 9000]), 1 - 1e-9) == pytest.approx(
         prevalence_weights(np.array([5, 80, 9000]), 20000), rel=1e-3

@@ -104,20 +104,25 @@ def prevalence_weights(counts: np.ndarray, rows: int) -> np.ndarray:
     return _mean_one(priors.class_weights(np.asarray(counts) / rows, 1))
 
 
-def effective_weights(counts: np.ndarray, beta: float = 0.9999) -> np.ndarray:
-    """w_i ∝ (1 − β)/(1 − β^n_i), the inverse effective number of positives, likewise of mean 1: float [C] (Cui et al.
-    2019, section 4).
+def effective_weights(counts: np.ndarray, beta: float = 0.9999, scale: str = "mean_one") -> np.ndarray:
+    """w_i ∝ (1 − β)/(1 − β^n_i), the inverse effective number of positives: float [C] (Cui et al. 2019, section 4).
 
-    β = 0 weighs all labels alike, β → 1 by 1/n_i.
+    β = 0 weighs all labels alike, β → 1 by 1/n_i. `scale`: `mean_one` as above; `equation`, those very numbers (the
+    PadChest thesis, equation 26), which are small where labels are common.
     """
     counts = np.asarray(counts)
-    return _mean_one(np.divide(1 - beta, 1 - beta ** counts.astype(float), out=np.zeros(len(counts)), where=counts > 0))
+    found = np.divide(1 - beta, 1 - beta ** counts.astype(float), out=np.zeros(len(counts)), where=counts > 0)
+    return _mean_one(found) if scale == "mean_one" else _any(found)
 
 
 def _mean_one(weights: np.ndarray) -> np.ndarray:
+    return weights / _any(weights)[weights > 0].mean()
+
+
+def _any(weights: np.ndarray) -> np.ndarray:
     if not weights.any():
         raise UserError("no label has a positive among the training images: use more images, or check the label file")
-    return weights / weights[weights > 0].mean()
+    return weights
 
 
 def _corrected_cross_entropy(config: Config, counts: np.ndarray, rows: int, device: torch.device) -> Loss:
@@ -148,7 +153,7 @@ def _weighted_bce(config: Config, counts: np.ndarray, rows: int, device: torch.d
 
 
 def _class_balanced(config: Config, counts: np.ndarray, rows: int, device: torch.device) -> Loss:
-    weights = _tensor(effective_weights(counts, config.effective_beta), device)
+    weights = _tensor(effective_weights(counts, config.effective_beta, config.effective_scale), device)
     return class_balanced_focal(weights, config.focal_gamma, config.label_smoothing)
 
 
