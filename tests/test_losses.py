@@ -23,6 +23,7 @@ CONFIG = SimpleNamespace(
     focal_alpha=0.20,
     focal_gamma=2.5,
     effective_beta=0.9999,
+    effective_scale="mean_one",
     asymmetric=[1.0, 4.0, 0.05],
 )
 COUNTS, ROWS, CPU = np.array([40, 300, 5, 120]), 1000, torch.device("cpu")
@@ -254,6 +255,7 @@ def test_build_hands_the_settings_over():
             focal_alpha=0.3,
             focal_gamma=1.5,
             effective_beta=0.99,
+            effective_scale="mean_one",
             asymmetric=[2.0, 3.0, 0.1],
             imbalance={"oversampling": 0.5},
         )
