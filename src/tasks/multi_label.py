@@ -24,7 +24,7 @@ class MultiLabelConfig(Config):
     focal_alpha: Share = 0.20  # weight of positives; negatives get 1 − α
     focal_gamma: Annotated[float, Field(ge=0, le=10)] = 2.5
     effective_beta: Annotated[float, Field(ge=0, lt=1)] = 0.9999  # of class-balanced focal
-    # of its weights: their mean 1, or the equation's own, a thousand times smaller on PadChest, which no clip_norm meets
+    # of its weights: their mean 1, or the equation's own, a thousand times smaller on PadChest
     effective_scale: Literal["mean_one", "equation"] = later("mean_one")
     asymmetric: Annotated[list[Annotated[float, Field(ge=0, le=10)]], Field(min_length=3, max_length=3)] = [
         1.0, 4.0, 0.05,  # γ of positives, γ of negatives, clip
