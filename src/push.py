@@ -79,8 +79,9 @@ def configuration(given: Namespace) -> Config:
 
 def metadata(given: Namespace, config: Config) -> dict:
     """The kernel's metadata with what was asked for filled in."""
-    meta = bundle.metadata(given.config, client.owner())
-    if config.slug not in meta["competition_sources"]:
+    from_kaggle = registry.TASKS[config.task].layout.from_kaggle
+    meta = bundle.metadata(given.config, client.owner(), config.slug if from_kaggle else "")
+    if from_kaggle and config.slug not in meta["competition_sources"]:
         attached = some(meta["competition_sources"]) or "no competition"
         raise UserError(
             f"kernels/{given.config}/kernel-metadata.json attaches {attached}, and slug = {config.slug}: make them"

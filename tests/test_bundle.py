@@ -197,5 +197,8 @@ def test_metadata_that_kaggle_would_misread(project, change, sentence):
     )
     with pytest.raises(UserError):
         bundle.metadata("modelB", "someone")
-    with pytest.raises(UserError, match="there are kernels for modelA, modelB, modelC"):
+    with pytest.raises(UserError, match="and modelZ is no competition.s, .* like that of modelA"):
         bundle.metadata("modelZ", "someone")
+    mine = bundle.metadata("configs/modelZ_2-lr.yaml", "someone", "a-competition")
+    assert mine["id"] == "someone/cxr-modelz-2-lr" and mine["competition_sources"] == ["a-competition"]
+    assert mine["is_private"] and mine["enable_gpu"] and mine.keys() == bundle.TYPES.keys()

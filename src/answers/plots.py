@@ -247,7 +247,8 @@ def _training(name: str, rows: Sequence[Mapping[str, str]], best_epoch: int | No
         loss.annotate(
             "body frozen", (0.5, 1), (0, 2), xycoords=("data", "axes fraction"), textcoords="offset points", color=GREY
         )
-        caption += f" Grey: the first {frozen} epochs, with the body frozen."
+        first = "the first epoch" if frozen == 1 else f"the first {frozen} epochs"
+        caption += f" Grey: {first}, with the body frozen."
     return Picture("training" + f"-{name.replace(' ', '-')}" * bool(name), figure, caption)
 
 

@@ -126,14 +126,29 @@ def _zip(paths: list[Path]) -> bytes:
     return buffer.getvalue()
 
 
-def metadata(config: str, owner: str) -> dict:
-    """kernels/CONFIG/kernel-metadata.json with the owner filled in, checked against what Kaggle knows and must be
-    told."""
+def usual(config: str, competition: str) -> dict:
+    """The metadata of a configuration that has no kernel-metadata.json: a private script on two T4, with internet, and
+    the competition's data."""
+    words = re.sub(r"[^a-z0-9]+", " ", f"cxr {Path(config).stem}".lower()).strip()[:50].strip()
+    return {
+        "id": f"OWNER/{words.replace(' ', '-')}", "title": words, "code_file": "script.py", "language": "python",
+        "kernel_type": "script", "is_private": True, "enable_gpu": True, "enable_internet": True,
+        "machine_shape": "NvidiaTeslaT4", "competition_sources": [competition], "dataset_sources": [],
+        "kernel_sources": [], "model_sources": [],
+    }  # fmt: skip
+
+
+def metadata(config: str, owner: str, competition: str = "") -> dict:
+    """kernels/CONFIG/kernel-metadata.json, or where there is none the `usual` one for that competition, with the owner
+    filled in, checked against what Kaggle knows and must be told."""
     path = ROOT / "kernels" / config / "kernel-metadata.json"
-    if not path.is_file():
+    if not path.is_file() and not competition:
         known = sorted(found.parent.name for found in (ROOT / "kernels").glob("*/kernel-metadata.json"))
-        raise UserError(f"there is no {shown(path)}; there are kernels for {some(known)}")
-    found = read_json(path)
+        raise UserError(
+            f"there is no {shown(path)}, and {config} is no competition's, whose data a kernel is given by themselves:"
+            f" write one that attaches your data set, like that of {known[0]}"
+        )
+    found = read_json(path) if path.is_file() else usual(config, competition)
     for key in sorted(found.keys() | TYPES.keys()):
         if key not in TYPES:
             raise UserError(
