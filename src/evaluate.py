@@ -49,7 +49,7 @@ def elsewhere(run: Opened, given: Namespace) -> dict:
     report."""
     if run.about.get("baseline"):
         raise UserError(f"{shown(run.folder)} is a baseline, without a network to look at other images with")
-    there = registry.task_of(registry.load(given.config)) if given.config else run.task
+    there = registry.task_of(registry.load(given.config, given.settings)) if given.config else run.task
     from images import locate  # here, for what follows loads OpenCV and torch
 
     source = locate.opened(Path(given.data), f"--data {given.data}", there.layout)
@@ -59,8 +59,12 @@ def elsewhere(run: Opened, given: Namespace) -> dict:
     targets = table.targets[:, theirs]
     print(f"compared: {some(pairs(classes, [table.classes[k] for k in theirs]), 30)}", flush=True)
     p = run.task.posterior(looked_at(run, source, table), run.calibration)[:, ours]
-    patients = table.known.get("patient", table.ids)
-    found = external.report(classes, p, targets, patients)
+    patients = table.known.get("patient")
+    if patients is None:
+        print(
+            "patients are not known there: intervals go by image, and the run may know other images of the same people"
+        )
+    found = external.report(classes, p, targets, table.ids if patients is None else patients)
     name = given.config or run.config.task
     place = run.folder / f"external-{Path(name).stem}.json"
     write_json(place, {"run": run.config.name, "data": str(source.folder), "config": name, **found})
@@ -122,23 +126,32 @@ def looked_at(run: Opened, source: Source, table: Table) -> list[Logits]:
     return found
 
 
-def main(argv: list[str]) -> None:
+def arguments(argv: list[str]) -> Namespace:
     parser = Parser("evaluate")
     parser.add_argument("runs", metavar="RUN", type=Path, nargs="+")
     parser.add_argument("--data", metavar="DIR", help="judge the run on this other labelled set")
     parser.add_argument("--config", metavar="CONFIG", help="whose way that set is read; the run's own without it")
     parser.add_argument("--map", metavar="FILE", type=Path, default=ROOT / "configs" / "maps" / "findings.yaml")
-    given = parser.parse_args(argv)
+    given = parser.parse_intermixed_args(argv)
+    given.settings = [str(word) for word in given.runs if "=" in str(word) and not word.exists()]
+    given.runs = [word for word in given.runs if str(word) not in given.settings]
     if len({folder.resolve() for folder in given.runs}) < len(given.runs):
         raise UserError("a run is named twice: name each once")
+    if given.data and len(given.runs) != 1:
+        raise UserError("--data judges one run: name one")
+    if given.settings and not given.config:
+        raise UserError(f"{given.settings[0]} is for the configuration that reads --data: name it with --config")
+    if given.config and not given.data:
+        raise UserError("--config says how the set of --data is read: give --data DIR too")
+    return given
+
+
+def main(argv: list[str]) -> None:
+    given = arguments(argv)
     runs = [open_run(folder) for folder in given.runs]
     if given.data:
-        if len(runs) > 1:
-            raise UserError("--data judges one run: name one, or an ensemble's folds each by itself")
         elsewhere(runs[0], given)
         return
-    if given.config:
-        raise UserError("--config says how the set of --data is read: give --data DIR too")
     if len({type(run.task) for run in runs}) > 1:
         raise UserError("runs of different tasks cannot be compared: name those of one")
     reports = [_written(run) for run in runs]

@@ -113,7 +113,16 @@ def test_a_competition_s_run_on_padchest_s_labels_and_on_its_own(made, home, cal
     seen = call("evaluate", run, "--data", made)
     assert seen.code == 2 and "has learned from every image" in seen.err
     synthetic.make(tmp_path / "more", images=200, size=40, seed=11)
-    assert call("evaluate", run, "--data", tmp_path / "more").code == 0
+    (tmp_path / "people.csv").write_text(
+        "id,group\n"
+        + "".join(f"{path.name},{number // 2}\n" for number, path in enumerate((tmp_path / "more/images").iterdir()))
+    )
+    alone = call("evaluate", run, "--data", tmp_path / "more")
+    assert alone.code == 0 and "patients are not known there: intervals go by image" in alone.out
+    grouped = call(
+        "evaluate", run, "--data", tmp_path / "more", "--config", "modelB", f"groups={tmp_path / 'people.csv'}"
+    )
+    assert grouped.code == 0 and " patients\n" in grouped.out and "not known there" not in grouped.out
     assert (run / "external-competition.json").is_file()
 
 
@@ -121,6 +130,7 @@ def test_a_competition_s_run_on_padchest_s_labels_and_on_its_own(made, home, cal
     "words, sentence",
     [
         (["--config", "padchest"], "give --data DIR too"),
+        (["--data", "nowhere", "groups=x.csv"], "groups=x.csv is for the configuration that reads --data"),
         (["--data", "nowhere"], "there is no such folder"),
         (["--data", "nowhere", "--config", "nih15"], "there is no configuration"),
     ],

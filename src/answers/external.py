@@ -107,7 +107,7 @@ def lines(found: dict) -> list[str]:
     width = max(len("macro"), *(len(row["class"]) for row in found["per_label"]))
     head = f"{'':{width}}{'images with it':>16}{'AUC-ROC':>9}{'95 % interval':>20}{'PR-AUC':>9}"
     said = [
-        f"{found['images']} images of {found['patients']} patients",
+        f"{found['images']} images" + f" of {found['patients']} patients" * (found["patients"] < found["images"]),
         head + "".join(f"{f'log loss {way}':>24}{'expected':>10}" for way in WAYS),
     ]
     for row in found["per_label"]:

@@ -21,7 +21,7 @@ train CONFIG [--data DIR] [--demo] [key=value ...]
     training only; leaves runs/NAME/val_logits.npz
 predict RUN [--data DIR]
     logits of the test images: RUN/test_logits.npz
-evaluate RUN ... [--data DIR] [--config CONFIG] [--map FILE]
+evaluate RUN ... [--data DIR] [--config CONFIG] [--map FILE] [key=value ...]
     the whole report of a run (report.json, per_class.csv); several are compared; with --data on another labelled set
 report RUN [--labels NAME,NAME]
     a page with everything, verdict first (RUN/report.html), and pictures fit to print (RUN/figures/)
