@@ -76,6 +76,7 @@ def refuse_other_settings(config: Config, run: Run) -> None:
 def train(task: Task, source: Source, run: Run) -> Prepared:
     """Train, or go on where the run stopped, and write val_logits.npz of the best epoch. Returns the prepared data."""
     config, machine = task.config, machinery.pick(task.config)
+    machinery.check_together(config, ranks.count())
     found = prepare.tables(source, task)
     run.about = together.first(lambda: run.about)
     done = together.first(finished, run, config)
@@ -235,6 +236,7 @@ def spread_out(script: str, task: Task, run: Run, argv: list[str]) -> bool:
     devices, networks = machinery.devices(task.config), registry.networks(task, run)
     if devices == 1 or len(networks) > 1 or finished(networks[0][1], networks[0][0].config):
         return False
+    machinery.check_together(task.config, devices)
     from net import launch  # here, for few need it
 
     launch.once_a_device(devices, script, argv)

@@ -4,12 +4,15 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
+from typing import TypeVar
 
 from core.errors import UserError
 from core.runs import elapsed
+
+T = TypeVar("T")
 
 
 def places(devices: int) -> SimpleQueue[dict[str, str]]:
@@ -23,44 +26,57 @@ def places(devices: int) -> SimpleQueue[dict[str, str]]:
     return free
 
 
+def spread(
+    work: Callable[[T, dict[str, str]], None], items: Iterable[T], devices: int, running: list[subprocess.Popen]
+) -> None:
+    """Work on every item at its place, on as many at once as there are devices. Ctrl-C ends what is `running`, which
+    the work fills, and begins nothing more."""
+    free, stopped = places(devices), []
+
+    def one(item: T) -> None:
+        place = free.get()
+        try:
+            if not stopped:
+                work(item, place)
+        finally:
+            free.put(place)
+
+    with ThreadPoolExecutor(devices) as pool:
+        try:
+            list(pool.map(one, items))
+        except BaseException:
+            stopped.append(True)
+            for process in running:
+                process.terminate()
+            raise
+
+
 def each(commands: dict[str, Sequence[str]], devices: int, may_begin: Callable[[float], bool]) -> float:
     """Run the commands by name, as many at once as there are devices, each on one of them; their lines are printed
     behind the name. None is begun that `may_begin`, asked with the seconds of the longest so far, denies. Returns those
     seconds. Raises UserError, after the others have ended, when one fails; Ctrl-C ends all."""
     started = {"CXR_STARTED": str(time.time() - elapsed())}  # `hours` counts from the beginning of this process
-    free, running, failed, took = places(devices), [], [], [0.0]
+    running, failed, took, lock = [], [], [0.0], threading.Lock()
 
-    def one(name: str) -> None:
-        place = free.get()
-        try:
-            if failed or not may_begin(max(took)):
-                return
-            begun = time.monotonic()
-            process = subprocess.Popen(
-                commands[name], env={**os.environ, **started, **place}, stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-            )  # fmt: skip
-            running.append(process)
-            last = ""
-            for line in process.stdout:
-                last = line.rstrip()
-                with lock:
-                    print(f"{name}: {last}", flush=True)
-            if process.wait():
-                failed.append(f"{name} ended: {last.removeprefix('error: ')}")
-            took.append(time.monotonic() - begun)
-        finally:
-            free.put(place)
+    def one(name: str, place: dict[str, str]) -> None:
+        if failed or not may_begin(max(took)):
+            return
+        begun = time.monotonic()
+        process = subprocess.Popen(
+            commands[name], env={**os.environ, **started, **place}, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+        )  # fmt: skip
+        running.append(process)
+        last = ""
+        for line in process.stdout:
+            last = line.rstrip()
+            with lock:
+                print(f"{name}: {last}", flush=True)
+        if process.wait():
+            failed.append(f"{name} ended: {last.removeprefix('error: ')}")
+        took.append(time.monotonic() - begun)
 
-    lock = threading.Lock()
-    with ThreadPoolExecutor(devices) as pool:
-        try:
-            list(pool.map(one, commands))
-        except BaseException:
-            failed.append("stopped")
-            for process in running:
-                process.terminate()
-            raise
+    spread(one, commands, devices, running)
     if failed:
         raise UserError(failed[0])
     return max(took)

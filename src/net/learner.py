@@ -53,7 +53,7 @@ class Learner:
         self.average = ModelEmaV3(net) if config.average_epochs else None
         self.best, self.resting, self.history = -math.inf, 0, []
         self.under_way, self.saved = UnderWay.begin(machine.device), time.monotonic()
-        self.model: torch.nn.Module | None = None  # the network as its forward pass is trained: see `connect`
+        self.model: torch.nn.Module = net  # the network as its forward pass is trained: see `connect`
         self.stepping = False  # within a step, of which nothing may be kept
 
     @property

@@ -84,27 +84,24 @@ def device(config: Config) -> torch.device:
 
 def devices(config: Config) -> int:
     """How many devices the configuration may use here: GPUs, or processes on a CPU; one, where this process is itself
-    one of several. Raises UserError for more GPUs than are visible, and for what they cannot do together."""
-    visible = 0 if config.device == "cpu" else torch.cuda.device_count()
+    one of several. Raises UserError for more GPUs than are visible."""
     if ranks.count() > 1:
-        _check_together(config, ranks.count(), visible)
         return 1
+    visible = 0 if config.device == "cpu" else torch.cuda.device_count()
     wanted = max(visible, 1) if config.devices == "auto" else config.devices
     if visible and wanted > visible:
         raise UserError(f"devices = {wanted}: {visible} GPUs are visible here: leave devices=auto, or set device=cpu")
-    if not config.crossed:  # whose folds have a device each
-        _check_together(config, wanted, visible)
     return wanted
 
 
-def _check_together(config: Config, number: int, visible: int) -> None:
+def check_together(config: Config, number: int) -> None:
     """Raises UserError for a network that so many devices cannot train together."""
     if number > 1 and config.batch < 2 * number:  # batch norm needs two images
         raise UserError(
             f"batch = {config.batch} on {number} devices leaves one of them less than 2 images: set a larger batch, or"
             f" devices={config.batch // 2}"
         )
-    if number > 1 and config.sync_norms and not visible:
+    if number > 1 and config.sync_norms and (config.device == "cpu" or not torch.cuda.is_available()):
         raise UserError("sync_norms = true: torch sums statistics over GPUs only: leave sync_norms out on a CPU")
 
 

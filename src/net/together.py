@@ -120,7 +120,7 @@ def spread(net: nn.Module) -> None:
 
 
 # ---- what all of them do
-def connected(net: nn.Module, before: nn.Module | None) -> nn.Module:
+def connected(net: nn.Module, before: nn.Module) -> nn.Module:
     """The network for the forward pass of training, whose backward pass leaves the mean over the ranks of every
     gradient. `before` is what was returned last; a new one is made where other parameters are trained by now.
 
@@ -130,7 +130,7 @@ def connected(net: nn.Module, before: nn.Module | None) -> nn.Module:
     if ranks.count() == 1:
         return net
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    if before is not None and [id(one) for one in trained] == before.trained:
+    if isinstance(before, DistributedDataParallel) and [id(one) for one in trained] == before.trained:
         return before
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # the new name of broadcast_buffers is not in older versions
