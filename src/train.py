@@ -96,7 +96,7 @@ def train(task: Task, source: Source, run: Run) -> Prepared:
         print(f"{shown(run.folder)} is trained already; its best epoch is {run.about['best_epoch']}")
         return prepared
 
-    identity = identified(config, prepared, parts)
+    identity = together.agreed(identified(config, prepared, parts))
     if state:
         learner.require_same(state, identity, run)
     record(run, task, prepared, parts, net, machine)

@@ -24,11 +24,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from core import ranks
+from core.errors import UserError
 from core.runs import Run
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=1)  # packing takes hours; a rank that is gone is noticed by its connections
-SYNCED = 2  # times a second that the first rank looks whether its launcher lives
+LOOK = 0.5  # seconds after which the first rank looks again whether its launcher lives
 _groups: dict[str, dist.ProcessGroup] = {}
 
 
@@ -75,7 +76,7 @@ def _watch_launcher() -> None:
         if os.getppid() != launcher:
             os.kill(os.getpid(), signal.SIGTERM)
             return
-        time.sleep(1 / SYNCED)
+        time.sleep(LOOK)
 
 
 def _watch_first() -> None:
@@ -105,6 +106,16 @@ def first_of_machine(make: Callable[..., T], *given) -> T:
     return box[0]
 
 
+def agreed(identity: str) -> str:
+    """What names the data of a training, which every rank found where it runs. Raises UserError where they differ."""
+    if first(lambda: identity) != identity:
+        raise UserError(
+            "this machine has other images, labels or settings than the first one: give all machines that train"
+            " together the same command and the same data"
+        )
+    return identity
+
+
 def own(run: Run) -> Run:
     """The run itself for the rank that writes; for another one a folder that nobody reads, so that all can go the same
     way."""
@@ -132,6 +143,7 @@ def connected(net: nn.Module, before: nn.Module) -> nn.Module:
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
     if isinstance(before, DistributedDataParallel) and [id(one) for one in trained] == before.trained:
         return before
+    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")  # it is why: see above
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # the new name of broadcast_buffers is not in older versions
         found = DistributedDataParallel(net, broadcast_buffers=False, find_unused_parameters=True)
