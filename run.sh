@@ -38,6 +38,8 @@ case $verb in
     install; cd "$root"; "$python" -m pip install --quiet --disable-pip-version-check uv
     exec "$python" -m uv pip compile --quiet --universal --upgrade --python-version 3.11 --no-annotate \
       --custom-compile-command "./run.sh lock" requirements.in -o requirements.txt ;;
+  torchrun)  # of one network on several machines; the words behind it are torchrun's own
+    install; PYTHONPATH="$root/src" exec "$python" -m net.launch "$@" ;;
   */* | .*) fail "unknown command '$verb'; ./run.sh alone lists them" ;;
 esac
 if [ -f "$script" ]; then install; exec "$python" "$script" "$@"; fi

@@ -7,19 +7,21 @@ study that were done elsewhere are put together by `--collect DIR …`. Needs no
 """
 
 import fcntl
+import os
 import re
 import subprocess
 import sys
 import time
 from argparse import Namespace
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
-from core import folds
+from core import folds, parallel
 from core.commands import Parser
 from core.config import Config
 from core.data_set import Layout
@@ -95,7 +97,16 @@ def alone(run: Path) -> Iterator[int]:
         yield file.fileno()
 
 
-def train(cell: Cell, run: Path, data: Data, lock: int) -> None:
+@dataclass
+class Place:
+    """Where a cell's main job runs: `given` is added to its environment; of several side by side, on one device each,
+    it is counted among those that are `running`."""
+
+    given: dict[str, str] = field(default_factory=dict)
+    running: list[subprocess.Popen] = field(default_factory=list)
+
+
+def train(cell: Cell, run: Path, data: Data, lock: int, place: Place = Place()) -> None:
     """The main job for one run, its output added to the run's output.log. Raises UserError with its last words when it
     fails."""
     words = [
@@ -104,14 +115,17 @@ def train(cell: Cell, run: Path, data: Data, lock: int) -> None:
         cell.words[0],
         *data.words,
         *cell.words[1:],
+        *["devices=1"] * bool(place.given),
         f"name={run.name}",
         "--no-page",
     ]
     with open(run / OUTPUT, "ab") as log:
         start = log.tell()
         process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, pass_fds=[lock]
-        )
+            words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, pass_fds=[lock],
+            env={**os.environ, **place.given},
+        )  # fmt: skip
+        place.running.append(process)
         try:
             code = process.wait()
         except BaseException:  # Ctrl-C: what is on disk is whole at any moment
@@ -161,12 +175,28 @@ def recorded(path: Path, study: Study) -> dict | None:
     return found if found and set(study.metrics) <= found["figures"].keys() else None
 
 
+def attempt(cell: Cell, run: Path, data: Data, task: Task, study: Study, place: Place) -> tuple[dict | None, bool, str]:
+    """Do a cell. Returns its record, None where it failed; whether its run was trained for it; and in words its
+    figures, or why there are none."""
+    try:
+        with alone(run) as lock:
+            trained = not finished(run, cell.config)
+            if trained:
+                train(cell, run, data, lock, place)
+            found = record(cell, run, data, task)
+    except UserError as error:
+        return None, True, f"FAILED: {error}"
+    values = {task.headings[name]: found["figures"][name] for name in study.metrics}
+    said = "  ".join(f"{title} {'–' if value is None else f'{value:.3f}'}" for title, value in values.items())
+    return found, trained, said
+
+
 def work(study: Study, wanted: Sequence[Cell], folder: Path, data: Data) -> tuple[dict[str, dict], list[str]]:
     """Do the cells that are not done. Returns the records by cell key, and a sentence for every cell that failed."""
     task = studies.task_of(wanted)
-    place = {cell.key: folder / "cells" / f"{cell.key}-{data.key}.json" for cell in wanted}
+    file_of = {cell.key: folder / "cells" / f"{cell.key}-{data.key}.json" for cell in wanted}
     run_of = {cell.key: home() / "runs" / cell.run(data.key) for cell in wanted}
-    records = {key: found for key, path in place.items() if (found := recorded(path, study))}
+    records = {key: found for key, path in file_of.items() if (found := recorded(path, study))}
     left = list({cell.key: cell for cell in wanted if cell.key not in records}.values())
     runs = {run_of[cell.key]: cell.config for cell in left}
     there = {run for run, config in runs.items() if finished(run, config)}
@@ -178,34 +208,51 @@ def work(study: Study, wanted: Sequence[Cell], folder: Path, data: Data) -> tupl
         flush=True,
     )
 
-    failed, times, quiet = [], [], not sys.stdout.isatty()
+    failed, times, quiet, ahead = [], [], not sys.stdout.isatty(), {cell.key: cell for cell in left}
+    devices = side_by_side(left, len(runs))
+
+    def one(cell: Cell, place: Place) -> None:
+        bar.set_postfix_str(cell.said)
+        run, begun = run_of[cell.key], time.monotonic()
+        found, trained, said = attempt(cell, run, data, task, study, place)
+        if found:
+            records[cell.key] = found
+            write_json(file_of[cell.key], found)
+            times.extend([time.monotonic() - begun] * trained)
+        else:
+            failed.append(cell.said)
+        del ahead[cell.key]
+        rest = len({run_of[key] for key, other in list(ahead.items()) if not finished(run_of[key], other.config)})
+        eta = sum(times) / len(times) * rest / devices if times else 0
+        if quiet or not found:
+            took = tqdm.format_interval(time.monotonic() - begun) + ("" if trained else ", run reused")
+            took += f", about {tqdm.format_interval(eta)} left" * bool(rest and times)
+            tqdm.write(f"cell {len(left) - len(ahead)}/{len(left)}  {cell.said}: {said}  ({took})", file=sys.stdout)
+            sys.stdout.flush()
+        bar.update()
+
     with tqdm(total=len(left), desc=folder.name, unit="cell", file=sys.stdout, disable=quiet, leave=False) as bar:
-        for number, cell in enumerate(left, start=1):
-            bar.set_postfix_str(cell.said)
-            run, begun = run_of[cell.key], time.monotonic()
-            try:
-                with alone(run) as lock:
-                    trained = not finished(run, cell.config)
-                    if trained:
-                        train(cell, run, data, lock)
-                        times.append(time.monotonic() - begun)
-                    records[cell.key] = record(cell, run, data, task)
-                    write_json(place[cell.key], records[cell.key])
-                values = {task.headings[name]: records[cell.key]["figures"][name] for name in study.metrics}
-                said = "  ".join(
-                    f"{title} {'–' if value is None else f'{value:.3f}'}" for title, value in values.items()
-                )
-            except UserError as error:
-                failed.append(cell.said)
-                trained, said = True, f"FAILED: {error}"
-            ahead = len({run_of[one.key] for one in left[number:] if not finished(run_of[one.key], one.config)})
-            eta = f", about {tqdm.format_interval(sum(times) / len(times) * ahead)} left" if times and ahead else ""
-            if quiet or cell.said in failed:
-                took = tqdm.format_interval(time.monotonic() - begun) + ("" if trained else ", run reused")
-                tqdm.write(f"cell {number}/{len(left)}  {cell.said}: {said}  ({took}{eta})", file=sys.stdout)
-                sys.stdout.flush()
-            bar.update()
+        if devices == 1:
+            for cell in left:
+                one(cell, Place())
+        else:
+            running, sharing = [], defaultdict(list)  # cells that share a run come one after the other
+            for cell in left:
+                sharing[run_of[cell.key]].append(cell)
+            parallel.spread(
+                lambda cells, given: [one(cell, Place(given, running)) for cell in cells],
+                sharing.values(), devices, running,
+            )  # fmt: skip
     return records, failed
+
+
+def side_by_side(cells: Sequence[Cell], runs: int) -> int:
+    """On how many devices at once so many runs of cells are trained: each on one."""
+    if runs < 2:
+        return 1
+    from net import machine  # here, for it loads torch
+
+    return min(machine.devices(cells[0].config), runs)
 
 
 def part_of(cells: Sequence[Cell], part: str | None) -> list[Cell]:

@@ -19,7 +19,7 @@ import evaluate
 import predict
 import probe
 import train
-from core import folds, parallel
+from core import folds, parallel, ranks
 from core.data_set import Source
 from core.errors import some
 from core.files import ROOT, SYNTHETIC, home, shown
@@ -28,6 +28,7 @@ from core.runs import Run, clock, elapsed
 from core.task import Task
 from images.prepare import Prepared
 from net import machine as machinery
+from net import together
 from net.fit import SPARE
 from tasks import cross_validation, registry
 from tasks.opened import Opened, open_run
@@ -42,7 +43,13 @@ def main(argv: list[str]) -> None:
         task, run, prepared = collected(given)
     else:
         task, source, run = train.asked(given)
-        prepared = trained(task, source, run, side_by_side(task, run, argv))
+        if train.spread_out("main.py", task, run, argv):
+            return
+        longest = side_by_side(task, run, argv)
+        with together.joined(machinery.device(task.config)):
+            prepared = trained(task, source, run, longest)
+        if ranks.rank():  # the first one goes on alone
+            return
     if task.config.folds:
         task = registry.task_of(task.config.model_copy(update={"fold": "all"}))
         networks = cross_validation.join(task, run)
@@ -75,21 +82,20 @@ def arguments(argv: list[str]) -> Namespace:
 
 
 def side_by_side(task: Task, run: Run, argv: list[str]) -> float:
-    """Train the folds that are left, one a GPU, where there are several folds and GPUs; `trained` finds them done.
-    Returns the seconds of the longest, 0 where nothing was to be done so."""
-    gpus = machinery.gpus(task.config)
-    if not task.config.folds or gpus < 2:  # before the files of what is trained are read
+    """Train the folds that are left, one a device, where there are several folds and devices; `trained` finds them
+    done. Returns the seconds of the longest, 0 where nothing was to be done so."""
+    devices = machinery.devices(task.config)
+    if not task.config.crossed or devices < 2:  # before the files of what is trained are read
         return 0.0
     left = [one.config.fold for one, its in registry.networks(task, run) if not train.finished(its, one.config)]
-    gpus = min(len(left), gpus)
-    if gpus < 2:
+    devices = min(len(left), devices)
+    if devices < 2:
         return 0.0
-    print(f"{gpus} GPUs train {len(left)} folds side by side", flush=True)
+    print(f"{devices} devices train {len(left)} folds side by side", flush=True)
     words = [word for word in argv if not word.startswith("fold=")]
-    commands = {
-        f"fold {fold}": [sys.executable, str(ROOT / "src" / "train.py"), *words, f"fold={fold}"] for fold in left
-    }
-    return parallel.each(commands, gpus, lambda longest: has_time(task, longest))
+    words = [sys.executable, str(ROOT / "src" / "train.py"), *words, "devices=1"]
+    commands = {f"fold {fold}": [*words, f"fold={fold}"] for fold in left}
+    return parallel.each(commands, devices, lambda longest: has_time(task, longest))
 
 
 def has_time(task: Task, longest: float) -> bool:
@@ -103,19 +109,19 @@ def trained(task: Task, source: Source, run: Run, longest: float = 0.0) -> Prepa
     `hours` set, no further fold is begun without the time that the longest one took, in seconds."""
     prepared = None
     # what is trained comes first, to be predicted even where time ends
-    networks = registry.networks(task, run)
-    done = {its.folder: train.finished(its, one.config) for one, its in networks}
-    for one, its in sorted(networks, key=lambda each: not done[each[1].folder]):
-        if prepared and not has_time(task, longest) and not done[its.folder]:
+    networks = [(one, together.own(its)) for one, its in registry.networks(task, run)]
+    done = together.first(lambda: [train.finished(its, one.config) for one, its in networks])
+    for (one, its), before in sorted(zip(networks, done, strict=True), key=lambda each: not each[1]):
+        if prepared and not before and not together.first(has_time, task, longest):
             print(f"stopped for time before fold {one.config.fold}: the same command goes on")
             break
         begun = elapsed()
         prepared = train.train(one, source, its)
         wanted = folds.to_predict(its, prepared.labelled, prepared.unlabelled, one).ids
-        if not predicted(its, prepared, wanted):
+        if not together.first(predicted, its, prepared, wanted):
             predict.predict(its, prepared, one)
         longest = max(longest, elapsed() - begun)
-        if its.about["state"] == "paused":
+        if together.first(its.about.get, "state") == "paused":
             break
     return prepared
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core import folds
+from core import folds, ranks
 from core.commands import Parser
 from core.files import shown
 from core.logits_file import Logits, write_logits
@@ -16,13 +16,14 @@ from core.runs import Run
 from core.task import Task
 from images import loader, prepare
 from images.prepare import Prepared
-from net import infer, model, refit
+from net import infer, model, refit, together
 from net import machine as machinery
 from tasks.opened import open_run
 
 
 def predict(run: Run, prepared: Prepared, task: Task) -> None:
     """Write test_logits.npz. Geometry, classes, normalisation and views are the run's."""
+    run.about = together.first(lambda: run.about)
     about, config = run.about, task.config
     if about.get("state") not in ("trained", "paused"):
         raise UserError(f"{shown(run.folder)} is not trained to its end: run the command that began it once more")
@@ -31,12 +32,15 @@ def predict(run: Run, prepared: Prepared, task: Task) -> None:
     prepare.same(run, prepared)
     classes, machine = np.array(about["classes"]), machinery.pick(config)
     net = machine.place(model.build(config, len(classes), weights="none"))
-    refit.answering(net, config, run, machine.device)
+    together.first(refit.answering, net, config, run, machine.device)
+    together.spread(net)
     test = folds.to_predict(run, prepared.labelled, prepared.unlabelled, task)
     pin = machine.device.type == "cuda"
-    batches = loader.in_order(prepared.pack, test, config.batch, machine.workers, pin)
+    batches = loader.in_order(prepared.pack, test, config.batch, machine.workers, pin, of="batches")
     with run.timed("predict"), machinery.sufficient(config):
         logits = infer.logits(net, batches, config.views, machine, "predicting")
+    if ranks.rank():
+        return
     counts, prior = np.array(about["counts"]), np.array(about["prior"])
     content = Logits(test.ids, logits, test.targets, classes, counts, about["rows"], prior)
     write_logits(run / "test_logits.npz", content)

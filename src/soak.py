@@ -1,7 +1,7 @@
 """Kill a small run at random moments and start it again until it ends, N times over: `soak.py N [--seed S]`.
 
 Every end must be, byte for byte, that of the run that nobody killed. The runs are of a synthetic set, with a network
-that a CPU trains in seconds, and save after every step.
+that a CPU trains in seconds, and save after every step. Of two ranks that train one network, the first is killed.
 """
 
 import csv
@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -20,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from core import ranks
 from core.commands import Parser
 from core.errors import UserError, command
 from core.files import ROOT, shown
@@ -36,6 +38,7 @@ KINDS = {  # of runs, with every piece that has a state of its own
         "average_epochs=2", "monitor=last", "mix=mixup", "refit=balanced", "rule=bayes",
     ],
     "two folds": ["frozen_epochs=1", "epochs=2", "folds=2", "fold=all"],
+    "two ranks": ["frozen_epochs=1", "epochs=2", "drop_path=0.2", "mix=mixup", "ema=0.9", "devices=2"],
 }  # fmt: skip
 TIMES = {"seconds", "images_per_second", "validation_seconds"}  # columns of log.csv that may differ
 COMPARED = ("folds.csv", "best.pt", "refit.pt", "val_logits.npz", "test_logits.npz", "calibration.json", "report.json",
@@ -52,16 +55,18 @@ class Moment:
 
 
 AT_FILES = ("before", "within", "after")
+NEVER_ENDS = 1000  # the exit code for ranks that outlive the first one
 WAYS = (*AT_FILES, "clock", "SIGINT", "SIGTERM")
 
 
-def child(home: str, words: list[str], moment: Moment | None, counted: str) -> None:
-    """The main job in a process of its own, whose end is the moment; writes how many files it wrote into `counted`."""
+def child(home: str, words: list[str], moment: Moment | None, counted: str, place: dict[str, str]) -> None:
+    """The main job in a process of its own, whose end is the moment; writes how many files it wrote into `counted`.
+    `place` is added to its environment."""
     sys.stdout.flush()
     log = os.open(Path(home) / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    os.environ["CXR_HOME"] = home
+    os.environ.update(place, CXR_HOME=home)
     import main
 
     written = watched(moment)
@@ -69,6 +74,22 @@ def child(home: str, words: list[str], moment: Moment | None, counted: str) -> N
     Path(counted).write_text(str(written()))
     sys.stdout.flush()
     os._exit(code)
+
+
+def places(home: Path, number: int) -> list[dict[str, str]]:
+    """What `torchrun` would add to the environment of so many ranks on this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    beside = home.with_name(f"{home.name}-ranks")
+    beside.mkdir(exist_ok=True)
+    return [
+        {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(number), "LOCAL_WORLD_SIZE": str(number),
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), ranks.LAST_WORD: str(beside / f"word{rank}.json"),
+        }
+        for rank in range(number)
+    ]  # fmt: skip
 
 
 def watched(moment: Moment | None) -> Callable[[], int]:
@@ -112,14 +133,23 @@ class Session:
         first.join()
 
     def run(self, home: Path, words: list[str], moment: Moment | None = None) -> int:
-        """Start the main job, end it at that moment; returns its exit code, negative where a signal killed it."""
-        process = self.context.Process(target=child, args=(str(home), words, moment, str(home / "count.txt")))
-        process.start()
+        """Start the main job, end it at that moment; returns its exit code, negative where a signal killed it. Of two
+        ranks it is the first; the other one has to follow."""
+        first, *others = places(home, 2) if "devices=2" in words else [{}]
+        process = self.context.Process(target=child, args=(str(home), words, moment, str(home / "count.txt"), first))
+        other = [self.context.Process(target=child, args=(str(home), words, None, os.devnull, it)) for it in others]
+        for each in (process, *other):
+            each.start()
         if moment and moment.way not in AT_FILES:
             process.join(moment.number)
             if process.is_alive():
                 os.kill(process.pid, signal.SIGKILL if moment.way == "clock" else signal.Signals[moment.way])
         process.join()
+        for each in other:
+            each.join(60)
+            if each.is_alive():
+                each.kill()
+                return NEVER_ENDS
         return process.exitcode
 
 

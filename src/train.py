@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from core import config as settings
-from core import folds, packages, runs
+from core import folds, packages, ranks, runs
 from core.commands import Parser
 from core.config import Config
 from core.data_set import Source, Table
@@ -24,7 +24,7 @@ from core.task import Task
 from images import loader, prepare
 from images.augment import Augment
 from images.prepare import Prepared
-from net import checkpoint, checks, heads, infer, learner, losses, model, refit, transfer
+from net import checkpoint, checks, heads, infer, learner, losses, model, refit, together, transfer
 from net import machine as machinery
 from net.fit import Batches, fit
 from net.learner import Learner
@@ -76,26 +76,29 @@ def refuse_other_settings(config: Config, run: Run) -> None:
 def train(task: Task, source: Source, run: Run) -> Prepared:
     """Train, or go on where the run stopped, and write val_logits.npz of the best epoch. Returns the prepared data."""
     config, machine = task.config, machinery.pick(task.config)
+    machinery.check_together(config, ranks.count())
     found = prepare.tables(source, task)
-    done = finished(run, config)
-    state = None if done else learner.last_state(run, task)
+    run.about = together.first(lambda: run.about)
+    done = together.first(finished, run, config)
+    state = together.first(lambda: None if done else learner.last_state(run, task))
     last = None if not state or state["lost"] else state
     if not done:  # before packing, so that missing weights are said at once; a run that goes on has its own
-        net = model.build(config, len(found.labelled.classes), "none" if last else config.weights)
+        fresh = last or ranks.rank()  # whose weights are put in, or come from the first rank
+        net = model.build(config, len(found.labelled.classes), "none" if fresh else config.weights)
     with run.timed("prepare"):
-        prepared = prepare.images(source, found, task, machine.device, run.folder)
+        prepared = together.first_of_machine(prepare.images, source, found, task, machine.device, run.folder)
     if run.begun and "digest" in run.about:
         prepare.same(run, prepared)
-    parts = folds.chosen(run, prepared.labelled, task)
+    parts = together.first(folds.chosen, run, prepared.labelled, task)
     if not done and not last and transfer.is_run(config.weights):
-        transfer.require_apart(config, prepared.labelled, parts)
+        together.first(transfer.require_apart, config, prepared.labelled, parts)
     run.lock()
     if done:
         mend(run, prepared, parts, task)
         print(f"{shown(run.folder)} is trained already; its best epoch is {run.about['best_epoch']}")
         return prepared
 
-    identity = identified(config, prepared, parts)
+    identity = together.agreed(identified(config, prepared, parts))
     if state:
         learner.require_same(state, identity, run)
     record(run, task, prepared, parts, net, machine)
@@ -103,7 +106,9 @@ def train(task: Task, source: Source, run: Run) -> Prepared:
     net = machine.place(net)
     if config.head_start == "probe" and not last:  # which has the head that was started
         with run.timed("start"):
-            heads.start(net, task, prepared, parts, machine)
+            together.first(heads.start, net, task, prepared, parts, machine)
+    net = together.with_synced_norms(net, config.sync_norms)
+    together.spread(net)
     batches = batches_of(task, prepared, learn, validation, (parts == "test").sum(), machine)
     learning = Learner(net, config, machine, math.ceil(len(batches.learn) / config.accumulate), identity)
     loss = losses.build(config, batches.counts, len(learn.ids), machine.device)
@@ -112,17 +117,28 @@ def train(task: Task, source: Source, run: Run) -> Prepared:
             learning.resume(last, run)
         state = last = None  # half a gigabyte of a ConvNeXt
         ended = fit(learning, batches, loss, task, run)
-        best = checkpoint.load_into({"model": net}, run / "best.pt", machine.device, ["epoch"])
-        prior = refit.refit(net, task, prepared.pack, learn, machine, run, best["epoch"])
+        best_epoch, prior = together.first(settled, net, task, prepared, learn, machine, run)
+        together.spread(net)
         logits = infer.logits(net, batches.validation, config.views, machine, "validation")
+        if ranks.rank():
+            return prepared
         for name in ("calibration.json", "test_logits.npz", "report.json", "per_class.csv"):  # of an earlier best epoch
             (run / name).unlink(missing_ok=True)
         write_logits(run / "val_logits.npz", replace(batches.content(logits), prior=prior))
     run.seal("val_logits.npz", "log.csv", "best.pt", refit.file(config))
-    run.save(state="trained" if ended else "paused", best_epoch=best["epoch"], prior=prior.tolist())
+    run.save(state="trained" if ended else "paused", best_epoch=best_epoch, prior=prior.tolist())
     if ended:
         (run / "previous.pt").unlink(missing_ok=True)
     return prepared
+
+
+def settled(
+    net: Net, task: Task, prepared: Prepared, learn: Table, machine: Machine, run: Run
+) -> tuple[int, np.ndarray]:
+    """Load the best epoch into the network and fit its head again, where `refit` asks for it. Returns its number, and
+    the prior float [C] that its logits assume."""
+    best = checkpoint.load_into({"model": net}, run / "best.pt", machine.device, ["epoch"])
+    return best["epoch"], refit.refit(net, task, prepared.pack, learn, machine, run, best["epoch"])
 
 
 def finished(run: Run, config: Config) -> bool:
@@ -164,7 +180,7 @@ def record(run: Run, task: Task, prepared: Prepared, parts: np.ndarray, net: Net
     run.save(
         synthetic=prepared.source.synthetic, config=config.model_dump(), data=str(prepared.source.folder),
         digest=prepared.learned, split=digest(folds.content(table, parts)), dtype=machine.precision,
-        threads=machine.threads,
+        threads=machine.threads, devices=ranks.count(),
         classes=table.classes, counts=counts.tolist(), rows=len(targets),
         prior=task.prior(targets, config.imbalance).tolist(), seed=config.seed, parameters=net.parameters_said(config),
         normalisation={"mean": net.mean.flatten().tolist(), "std": net.std.flatten().tolist()},
@@ -175,6 +191,9 @@ def record(run: Run, task: Task, prepared: Prepared, parts: np.ndarray, net: Net
     numbers = ", ".join(f"{(parts == part).sum()} for {part}" for part in task.parts)
     name = config.name + f", fold {config.fold} of {config.folds}" * bool(config.folds)
     print(f"{name}: {config.model} on {numbers}, {len(table.classes)} classes; {machine}", flush=True)
+    if ranks.count() > 1:
+        share = f"{ranks.count()} devices × {config.batch / ranks.count():g} images"
+        print(f"{share}: batch {config.batch}, lr {config.lr:g} unchanged", flush=True)
     total, trainable = (run.about["parameters"][what] / 1e6 for what in ("total", "trainable"))
     print(f"parameters: {total:.2f} M, {trainable:.2f} M of them trained", flush=True)
 
@@ -193,8 +212,8 @@ def batches_of(
         return Logits(validation.ids, logits, validation.targets, classes, counts, rows, prior)
 
     return Batches(
-        loader.batched(images, order, config.batch, machine.workers, pin, drop_last=len(images) > config.batch),
-        loader.in_order(prepared.pack, validation, config.batch, machine.workers, pin),
+        loader.batched(images, order, config.batch, machine.workers, pin, len(images) > config.batch, of="rows"),
+        loader.in_order(prepared.pack, validation, config.batch, machine.workers, pin, of="batches"),
         content,
         counts,
         len(validation.ids) + tests + len(prepared.unlabelled) + (config.refit != "none") * len(learn.ids),
@@ -213,11 +232,27 @@ def say_what_is_rare(classes: list[str], counts: np.ndarray, val_targets: np.nda
             print(f"note: classes {what}: {some(names[which], 20)}")
 
 
+def spread_out(script: str, task: Task, run: Run, argv: list[str]) -> bool:
+    """Start the script again on every device, where several are to train one network; returns whether that was done,
+    to its end."""
+    devices, networks = machinery.devices(task.config), registry.networks(task, run)
+    if devices == 1 or len(networks) > 1 or finished(networks[0][1], networks[0][0].config):
+        return False
+    machinery.check_together(task.config, devices)
+    from net import launch  # here, for few need it
+
+    launch.once_a_device(devices, script, argv)
+    return True
+
+
 def main(argv: list[str]) -> None:
     task, source, run = asked(parser("train").parse_intermixed_args(argv))
-    for one, its in registry.networks(task, run):
-        train(one, source, its)
-        print(f"validation logits: {shown(its / 'val_logits.npz')}")
+    if spread_out("train.py", task, run, argv):
+        return
+    with together.joined(machinery.device(task.config)):
+        for one, its in registry.networks(task, run):
+            train(one, source, together.own(its))
+            print(f"validation logits: {shown(its / 'val_logits.npz')}")
 
 
 if __name__ == "__main__":

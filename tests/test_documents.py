@@ -22,14 +22,14 @@ def test_the_readme_has_the_list_of_commands_and_fits():
 def test_every_script_is_in_the_list_and_every_command_is_a_script():
     scripts = {path.stem.replace("_", "-") for path in (ROOT / "src").glob("*.py")} - {"main"}
     called = [command.called for command in commands.COMMANDS]
-    assert set(called[1:]) - {"test", "lint", "lock"} == scripts and len(called) == len(set(called))
+    assert set(called[1:]) - {"torchrun", "test", "lint", "lock"} == scripts and len(called) == len(set(called))
     assert set(called[0].split("|")) == {path.stem for path in (ROOT / "configs").glob("*.yaml")} - {"demo"}
 
 
 @pytest.mark.parametrize("command", commands.COMMANDS[1:], ids=lambda command: command.called)
 def test_the_options_are_those_of_the_list(command, monkeypatch):
     """Every option of a script stands in its usage, and no other."""
-    if command.called in ("test", "lint", "lock"):
+    if command.called in ("torchrun", "test", "lint", "lock"):
         pytest.skip("no script")
     options = set()
 

@@ -58,7 +58,7 @@ def here(monkeypatch):
 
     done = []
 
-    def train(cell, run, data, lock):
+    def train(cell, run, data, lock, place):
         done.append(run.name)
         main.main([cell.words[0], *data.words, *cell.words[1:], f"name={run.name}"])
 

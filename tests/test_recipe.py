@@ -60,12 +60,12 @@ def step(learner: Learner, number: int, *group) -> torch.Tensor:
     """Do a step; returns the mean loss of its images."""
     loss, group, before = (
         cross_entropy(0.0, None, None),
-        [*group] or [batch(seed=number)],
+        [(*one, len(one[0])) for one in group or [batch(seed=number)]],
         learner.under_way.loss.clone(),
     )
     learner.under_way.steps = number
     fit.train_step(learner, group, loss, list(learner.net.parameters()))
-    return (learner.under_way.loss - before) / sum(len(images) for images, _ in group)
+    return (learner.under_way.loss - before) / sum(size for *_, size in group)
 
 
 def weights_of(net) -> dict:

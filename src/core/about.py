@@ -18,6 +18,7 @@ class About(TypedDict, total=False):
     split: str
     dtype: str
     threads: Number
+    devices: Number
     classes: list[str]
     counts: list[Number]
     rows: Number

@@ -19,6 +19,8 @@ look [CONFIG] [--data DIR] [--demo] [key=value ...]
     what the data are, as a page: counts, noise, duplicates, shortcuts; needs no run: looks/NAME/data.html
 train CONFIG [--data DIR] [--demo] [key=value ...]
     training only; leaves runs/NAME/val_logits.npz
+torchrun [OPTIONS OF TORCHRUN] src/train.py CONFIG [--data DIR] [key=value ...]
+    one network on several machines, a process a device; on one machine the other commands do so by themselves
 predict RUN [--data DIR]
     logits of the test images: RUN/test_logits.npz
 evaluate RUN ... [--data DIR] [--config CONFIG] [--map FILE] [key=value ...]

@@ -106,6 +106,10 @@ class Config(BaseModel):
     hours: Annotated[float, Field(ge=0, le=24)] = 0
     # of the data loader; results do not depend on it
     workers: Literal["auto"] | Annotated[int, Field(ge=0, le=256)] = "auto"
+    # GPUs (auto: all that are visible), or processes on a CPU (auto: 1): for one network, folds or cells side by side
+    devices: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = later("auto")
+    # of several devices: batch norm takes its statistics from the whole batch, and not from each device's part of it
+    sync_norms: bool = later(False)
     # random, or the logistic regression on frozen features, by which `probe` is the bar too: see net/heads.py
     head_start: Literal["random", "probe"] = later("random")
     # how the head is fitted again after training, on the features of the trained body: see net/refit.py
@@ -209,7 +213,7 @@ def spelled(imbalance: dict[str, float]) -> str:
     return "+".join(f"{name}:{exponent:g}" for name, exponent in imbalance.items()) or "none"
 
 
-NO_RESULT = {"name", "workers", "hours", "save_minutes", "probe", "log"}  # they change no figure
+NO_RESULT = {"name", "workers", "devices", "hours", "save_minutes", "probe", "log"}  # they change no figure
 INDIFFERENT = NO_RESULT | {"rule", "temperature"}  # a run may go on, or be decided anew, with these changed
 
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
+from core import ranks
 from core.stopping import Terminated, terminable
 
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -32,7 +33,7 @@ def command(main: Callable[[list[str]], None], argv: list[str] | None = None) ->
     SIGTERM."""
     _open_streams()
     try:
-        with terminable():
+        with terminable(), ranks.spoken_once():
             main(sys.argv[1:] if argv is None else argv)
             if sys.stdout:
                 sys.stdout.flush()  # what cannot be written is noticed here, and not after the end
@@ -70,7 +71,10 @@ INTERRUPTED = "interrupted; run the same command again: training goes on where i
 
 
 def _say(sentence: str, code: int) -> int:
-    """Say it on stderr, or on stdout where that is closed or full."""
+    """Say it on stderr, or on stdout where that is closed or full. One of several ranks leaves that to the process that
+    started them; what a signal ended is heard there, too."""
+    if ranks.count() > 1 and (code != 2 or ranks.told(sentence)):
+        return code
     try:
         if sys.stdout:
             sys.stdout.flush()
@@ -102,6 +106,8 @@ def _drop_output() -> None:
 
 
 def _quiet_interrupt(kind, value, trace):
+    if issubclass(kind, KeyboardInterrupt) and ranks.count() > 1:
+        return  # the process that started the ranks heard it, too
     if issubclass(kind, KeyboardInterrupt):
         print(f"\n{INTERRUPTED}", file=sys.stderr)
     else:

@@ -6,12 +6,13 @@ Workers read single-channel rows and send uint8; normalisation and the three cha
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, WeightedRandomSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, WeightedRandomSampler
 
+from core import ranks
 from core.data_set import Table
 from images.augment import Augment
 from images.pack import Pack
@@ -52,6 +53,30 @@ class Order(Sampler):
             yield Draw(self.epoch, position, int(index))
 
 
+Of = Literal["rows", "batches", "all"]
+
+
+class Share(BatchSampler):
+    """The batches of an order, and of several ranks what this one has of them: `of` every batch its rows, every so
+    many-th; or of all batches whole ones, likewise; or `all` of everything. Nothing is drawn twice or filled up, and
+    the order is the same for any number of ranks."""
+
+    def __init__(self, order: Order, batch: int, drop_last: bool, of: Of):
+        super().__init__(order, batch, drop_last)
+        self.of, self.mine = of, slice(ranks.rank(), None, ranks.count())
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        batches = super().__iter__()
+        if self.of == "batches":
+            batches = islice(batches, self.mine.start, None, self.mine.step)
+        for draws in batches:
+            yield draws[self.mine] if self.of == "rows" else draws
+
+    def __len__(self) -> int:
+        every = super().__len__()
+        return len(range(every)[self.mine]) if self.of == "batches" else every
+
+
 class Images(Dataset):
     """Rows of a packed array with their targets. An item: uint8 [1, S, S], float32 [C].
 
@@ -77,21 +102,22 @@ class Images(Dataset):
         return torch.from_numpy(image)[None], torch.from_numpy(self.targets[draw.index])
 
 
-def in_order(pack: Pack, table: Table, batch: int, workers: int, pin: bool) -> DataLoader:
-    """Every image of a table once, unchanged, in its order: what is validated, predicted and probed."""
+def in_order(pack: Pack, table: Table, batch: int, workers: int, pin: bool, of: Of = "all") -> DataLoader:
+    """Every image of a table once, unchanged, in its order: what is validated, predicted and probed. `of` the batches
+    several ranks have each their share."""
     images = Images(pack, table.ids, table.targets)
-    return batched(images, Order(len(images)), 2 * batch, workers, pin)
+    return batched(images, Order(len(images)), 2 * batch, workers, pin, of=of)
 
 
-def batched(images: Images, order: Order, batch: int, workers: int, pin: bool, drop_last: bool = False) -> DataLoader:
-    """Batches uint8 [B, 1, S, S] and float32 [B, C] in the given order."""
+def batched(
+    images: Images, order: Order, batch: int, workers: int, pin: bool, drop_last: bool = False, of: Of = "all"
+) -> DataLoader:
+    """Batches uint8 [B, 1, S, S] and float32 [B, C] in the given order; `of` them what a `Share` is."""
     return DataLoader(
         images,
-        batch,
-        sampler=order,
+        batch_sampler=Share(order, batch, drop_last, of),
         num_workers=workers,
         pin_memory=pin,
-        drop_last=drop_last,
         persistent_workers=workers > 0,
         generator=torch.Generator().manual_seed(
             0

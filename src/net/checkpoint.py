@@ -84,7 +84,8 @@ def random_state() -> dict:
 def restore_random_state(state: dict) -> None:
     torch.set_rng_state(state["torch"].cpu())
     if torch.cuda.is_available() and state["cuda"]:
-        torch.cuda.set_rng_state_all([generator.cpu() for generator in state["cuda"]])
+        here = state["cuda"][: torch.cuda.device_count()]  # it may have begun where more GPUs were visible
+        torch.cuda.set_rng_state_all([generator.cpu() for generator in here])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, np.array(keys, np.uint32), *rest))
     random.setstate(tuple(tuple(part) if isinstance(part, list) else part for part in state["python"]))

@@ -5,6 +5,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Mapping
 
+from core import ranks
 from core.config import Config
 from core.errors import UserError
 from core.runs import Run
@@ -24,6 +25,8 @@ def check(config: Config) -> None:
 def curves(config: Config, run: Run, epochs: int) -> Callable[[Row], None]:
     """What is called with the row of every epoch after the `epochs` that are done; nothing is shown of what is done
     already."""
+    if ranks.rank():
+        return lambda row: None
     if config.log == "tensorboard":
         return _tensorboard(run, epochs)
     if config.log == "wandb":

@@ -12,12 +12,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from core import ranks
 from core.files import write_rows
 from core.logits_file import Logits
 from core.runs import Run, clock, elapsed
 from core.stopping import unbroken
 from core.task import Task
-from net import checkpoint, curves, infer
+from net import checkpoint, curves, infer, together
 from net.learner import Learner, not_a_number
 from net.losses import Loss
 from net.mix import mix
@@ -47,7 +48,7 @@ def fit(learner: Learner, batches: Batches, loss: Loss, task: Task, run: Run) ->
     try:
         return _epochs(learner, batches, loss, task, run)
     except KeyboardInterrupt:
-        if learner.history or learner.under_way.steps:
+        if (learner.history or learner.under_way.steps) and not learner.stepping:  # as where another rank was lost
             learner.save(run)
             print(f"saved {learner.place}", flush=True)
         raise
@@ -69,6 +70,7 @@ def _epochs(learner: Learner, batches: Batches, loss: Loss, task: Task, run: Run
             return stopped_for_time(learner, run)
         start, trained = time.monotonic(), learner.under_way
         learner.take_in()
+        together.spread(learner.shipped)  # whose statistics are those of the first rank's part of every batch
         train_loss = trained.loss.item() / trained.images
         val_loss, figures, seconds = validate(learner.shipped, learner, batches, loss, task)
         if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
@@ -91,7 +93,9 @@ def _epochs(learner: Learner, batches: Batches, loss: Loss, task: Task, run: Run
 
 
 def keep_best(learner: Learner, task: Task, run: Run, row: dict) -> None:
-    """Write best.pt of the epoch of that row."""
+    """Write best.pt of the epoch of that row; of several ranks the first one does."""
+    if ranks.rank():
+        return
     best = {"model": learner.shipped.state_dict(), "epoch": row["epoch"], task.monitored: row[task.monitored]}
     checkpoint.save(run / "best.pt", best)
 
@@ -101,11 +105,13 @@ def train_epoch(learner: Learner, batches: Batches, loss: Loss, run: Run) -> boo
     net, device, config, done = learner.net, learner.machine.device, learner.config, learner.under_way
     epoch, loader = len(learner.history), batches.learn
     net.train()
+    learner.connect()
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
     first = done.steps * config.accumulate
-    loader.sampler.epoch, loader.sampler.start = epoch, first * config.batch
+    order, batch = loader.batch_sampler.sampler, loader.batch_sampler.batch_size
+    order.epoch, order.start = epoch, first * batch
     start, left = time.monotonic() - done.seconds, seconds_left(learner, batches) + done.seconds
-    images_ahead = min(len(loader) * loader.batch_size, len(loader.sampler))
+    size, images_ahead = min(batch, len(order)), min(len(loader) * batch, len(order))
     title = f"epoch {epoch + 1}/{config.epochs}"
     with tqdm(total=images_ahead, initial=done.images, desc=title, unit="img", leave=False, disable=None) as bar:
         queue = enumerate(loader, first) if done.steps < learner.steps else None
@@ -113,19 +119,21 @@ def train_epoch(learner: Learner, batches: Batches, loss: Loss, run: Run) -> boo
             group = []
             for place, (images, targets) in islice(queue, config.accumulate):
                 images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
-                key = (config.seed, epoch, place)
-                group.append(mix(images, targets, config.mix, config.mix_alpha, config.mix_probability, key))
+                key = (config.seed, epoch, place, *together.of_several())
+                mixed = mix(images, targets, config.mix, config.mix_alpha, config.mix_probability, key)
+                group.append((*mixed, size))
             with unbroken():
+                together.reseed(config.seed, epoch, done.steps)
                 train_step(learner, group, loss, trained)
                 done.seconds = time.monotonic() - start
-            bar.update(sum(len(images) for images, _ in group))
+            bar.update(len(group) * size)
             if not bar.disable and done.steps % 10 == 0:  # reading the loss waits for the device
                 bar.set_postfix(loss=f"{done.loss.item() / done.images:.4f}")
             if done.steps == learner.steps:
                 break
             if config.save_minutes and time.monotonic() >= learner.saved + 60 * config.save_minutes:
                 learner.save(run)
-            if done.seconds >= left:
+            if math.isfinite(left) and together.first(lambda: done.seconds >= left):
                 return False
     done.loss.item()  # waits for the device, so the clock below is honest
     done.seconds = time.monotonic() - start
@@ -133,38 +141,50 @@ def train_epoch(learner: Learner, batches: Batches, loss: Loss, run: Run) -> boo
 
 
 def train_step(
-    learner: Learner, group: list[tuple[torch.Tensor, torch.Tensor]], loss: Loss, trained: list[nn.Parameter]
+    learner: Learner, group: list[tuple[torch.Tensor, torch.Tensor, int]], loss: Loss, trained: list[nn.Parameter]
 ) -> None:
     """Forward and backward of every batch of the group, then clip and step once, on the mean loss of the group's
-    images; the epoch under way counts it."""
+    images; the epoch under way counts it. A batch comes with the number of its images, of which each of several ranks
+    has a part: what it makes of that is weighted so that the mean over the ranks is that of the whole batch."""
     config, scaler, done, value = learner.config, learner.scaler, learner.under_way, 0.0
-    everyone = sum(len(images) for images, _ in group)
+    everyone, learner.stepping = sum(size for *_, size in group), True
     learner.optimizer.zero_grad(set_to_none=True)
-    for images, targets in group:
-        with learner.machine.autocast():
-            logits = learner.net(images)
-        mean = loss(logits, targets) * (len(images) / everyone)
-        scaler.scale(mean).backward()
+    for number, (images, targets, _) in enumerate(group, start=1):
+        with together.reduced(learner.model, number == len(group)):
+            with learner.machine.autocast():
+                logits = learner.model(images)
+            mean = loss(logits, targets) * (len(images) * ranks.count() / everyone)
+            scaler.scale(mean).backward()
         value += mean.detach()
+    value = together.mean(value)
     scaler.unscale_(learner.optimizer)
     torch.nn.utils.clip_grad_norm_(trained, config.clip_norm)
     learner.step(len(learner.history) * learner.steps + done.steps)
     done.loss += value * everyone
     done.bad = torch.where(torch.isfinite(value), done.bad, done.bad.clamp(max=done.steps))
     done.steps, done.images = done.steps + 1, done.images + everyone
+    learner.stepping = False
 
 
 def validate(
     net: Net, learner: Learner, batches: Batches, loss: Loss, task: Task
 ) -> tuple[float, dict[str, float], float]:
     """Validation loss, the task's figures, and the seconds of the pass; the loss is NaN where a logit is no number."""
-    start, device, targets = time.monotonic(), learner.machine.device, batches.validation.dataset.targets
+    start = time.monotonic()
     logits = infer.logits(net, batches.validation, learner.config.views[:1], learner.machine, "validation")
     seconds = time.monotonic() - start
+    return *together.first(judged, logits, learner, batches, loss, task), seconds
+
+
+def judged(
+    logits: np.ndarray, learner: Learner, batches: Batches, loss: Loss, task: Task
+) -> tuple[float, dict[str, float]]:
+    """Validation loss and the task's figures by logits [V, N, C]."""
+    device, targets = learner.machine.device, batches.validation.dataset.targets
     if not np.isfinite(logits).all():
-        return math.nan, {task.monitored: math.nan}, seconds
+        return math.nan, {task.monitored: math.nan}
     value = loss(torch.from_numpy(logits[0]).to(device), torch.from_numpy(targets).to(device)).item()
-    return value, task.metrics(batches.content(logits), task.monitored), seconds
+    return value, task.metrics(batches.content(logits), task.monitored)
 
 
 def seconds_left(learner: Learner, batches: Batches) -> float:
@@ -175,7 +195,7 @@ def seconds_left(learner: Learner, batches: Batches) -> float:
         return math.inf
     validation = max(row["validation_seconds"] for row in history)
     prediction = validation / len(batches.validation.dataset) * batches.afterwards * len(config.views)
-    return config.hours * 3600 - SPARE - 1.1 * (validation + prediction) - elapsed()
+    return together.first(lambda: config.hours * 3600 - SPARE - 1.1 * (validation + prediction) - elapsed())
 
 
 def stopped_for_time(learner: Learner, run: Run) -> bool:

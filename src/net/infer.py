@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from net import together
 from net.machine import Machine
 
 MARGIN = 0.05  # of the width and height, that `zoom` cuts off on each side
@@ -32,11 +33,14 @@ VIEWS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 @torch.no_grad()
 def logits(model: nn.Module, batches: DataLoader, views: list[str], machine: Machine, what: str) -> np.ndarray:
-    """Logits of every image in every view, float32 [V, N, C]. `what` names the pass in the progress bar."""
+    """Logits of every image in every view, float32 [V, N, C]. `what` names the pass in the progress bar. Where several
+    ranks share the batches, every one has all logits in the end."""
     model.eval()
     parts = []
     for images, _ in tqdm(batches, desc=what, unit="batch", leave=False, disable=None):
         images = images.to(machine.device, non_blocking=True)
         with machine.autocast():
             parts.append(torch.stack([model(VIEWS[view](images)) for view in views]).float().cpu())
+    if getattr(getattr(batches, "batch_sampler", None), "of", "all") == "batches":
+        parts = together.in_turn(parts)
     return torch.cat(parts, dim=1).numpy()

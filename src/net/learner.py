@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass
 import torch
 from timm.utils import ModelEmaV3
 
+from core import ranks
 from core.config import Config
 from core.errors import UserError
 from core.files import shown, write_rows
 from core.runs import Run
 from core.stopping import unbroken
 from core.task import Task
-from net import checkpoint, schedule
+from net import checkpoint, schedule, together
 from net.machine import Machine
 from net.model import Net
 
@@ -53,6 +54,8 @@ class Learner:
         self.average = ModelEmaV3(net) if config.average_epochs else None
         self.best, self.resting, self.history = -math.inf, 0, []
         self.under_way, self.saved = UnderWay.begin(machine.device), time.monotonic()
+        self.model: torch.nn.Module = net  # the network as its forward pass is trained: see `connect`
+        self.stepping = False  # within a step, of which nothing may be kept
 
     @property
     def _parts(self) -> dict:
@@ -61,6 +64,11 @@ class Learner:
             "model": self.net, "optimizer": self.optimizer, "plateau": self.plateau, "scaler": self.scaler,
             **{name: mean.module for name, mean in means.items() if mean},
         }  # fmt: skip
+
+    def connect(self) -> None:
+        """Make `model` of the network as far as it is trained now: itself, or of several ranks one that averages their
+        gradients."""
+        self.model = together.connected(self.net, self.model)
 
     def lr(self, step: int) -> float:
         """The head's rate at the step of that number, counted over all epochs from 0."""
@@ -126,8 +134,10 @@ class Learner:
         return f"within epoch {len(self.history) + 1}, after {self.under_way.steps} of {self.steps} steps"
 
     def save(self, run: Run) -> None:
-        """Write last.pt, whose predecessor stays as previous.pt. Raises UserError, and leaves both as they are, where a
-        loss or weight is no number."""
+        """Write last.pt, whose predecessor stays as previous.pt; of several ranks the first one does. Raises UserError,
+        and leaves both as they are, where a loss or weight is no number."""
+        if ranks.rank():
+            return
         with unbroken():
             self.require_numbers()
             states = {name: part.state_dict() for name, part in self._parts.items()}

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from core import ranks
 from core.config import Config
 from core.errors import UserError
 
@@ -61,7 +62,7 @@ class Machine:
 
     def warn(self, about: dict) -> None:
         """Say so when a run of that run.json began on a machine whose sums have other last digits."""
-        for what, now in (("dtype", self.precision), ("threads", self.threads)):
+        for what, now in (("dtype", self.precision), ("threads", self.threads), ("devices", ranks.count())):
             before = about.get(what, now)
             if before != now:
                 print(
@@ -80,14 +81,34 @@ def device(config: Config) -> torch.device:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device=cuda was asked for and torch sees no GPU: leave device=auto")
     chosen = torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
+    if chosen.type == "cuda" and ranks.count() > 1:
+        chosen = torch.device("cuda", ranks.local_rank())
     if chosen.type == "cuda":
         _require_kernels(chosen)
     return chosen
 
 
-def gpus(config: Config) -> int:
-    """How many GPUs the configuration may use here."""
-    return 0 if config.device == "cpu" else torch.cuda.device_count()
+def devices(config: Config) -> int:
+    """How many devices the configuration may use here: GPUs, or processes on a CPU; one, where this process is itself
+    one of several. Raises UserError for more GPUs than are visible."""
+    if ranks.count() > 1:
+        return 1
+    visible = 0 if config.device == "cpu" else torch.cuda.device_count()
+    wanted = max(visible, 1) if config.devices == "auto" else config.devices
+    if visible and wanted > visible:
+        raise UserError(f"devices = {wanted}: {visible} GPUs are visible here: leave devices=auto, or set device=cpu")
+    return wanted
+
+
+def check_together(config: Config, number: int) -> None:
+    """Raises UserError for a network that so many devices cannot train together."""
+    if number > 1 and config.batch < 2 * number:  # batch norm needs two images
+        raise UserError(
+            f"batch = {config.batch} on {number} devices leaves one of them less than 2 images: set a larger batch, or"
+            f" devices={config.batch // 2}"
+        )
+    if number > 1 and config.sync_norms and (config.device == "cpu" or not torch.cuda.is_available()):
+        raise UserError("sync_norms = true: torch sums statistics over GPUs only: leave sync_norms out on a CPU")
 
 
 def pick(config: Config) -> Machine:
@@ -98,7 +119,8 @@ def pick(config: Config) -> Machine:
     bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else _cpu_has_bf16()
     best = torch.bfloat16 if bf16 else torch.float16 if on_gpu else torch.float32
     dtype = {"auto": best, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[config.precision]
-    workers = (min(os.cpu_count(), 8) if on_gpu else 0) if config.workers == "auto" else config.workers
+    cores = max(1, os.cpu_count() // ranks.local_count())
+    workers = (min(cores, 8) if on_gpu else 0) if config.workers == "auto" else config.workers
     workers = _that_fit(workers, config)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it deterministic matrix products raise
     torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
@@ -126,7 +148,7 @@ def _that_fit(workers: int, config: Config) -> int:
     """So many loader workers as shared memory has room for; says so where they are fewer."""
     if not workers or sys.platform != "linux":
         return workers
-    free = shutil.disk_usage(SHARED).free if SHARED.is_dir() else 0
+    free = shutil.disk_usage(SHARED).free // ranks.local_count() if SHARED.is_dir() else 0
     each = AHEAD * config.batch * config.size**2
     fitting = min(workers, free // each)
     if fitting < workers:

@@ -114,8 +114,8 @@ def resident_epoch(learner: Learner, batches: list, loss: Loss, frozen: bool) ->
 
     def work(watched: Watched) -> None:
         learner.net.train()
-        for batch in watched:
-            fit.train_step(learner, [batch], loss, trained)
+        for images, targets in watched:
+            fit.train_step(learner, [(images, targets, len(images))], loss, trained)
         learner.under_way.loss.item()
 
     return measured(work, batches, learner.machine, resident=True)
