@@ -192,6 +192,16 @@ def test_accumulated_batches_are_one_large_batch():
     assert sum(parameter.grad.square().sum() for parameter in several.net.parameters()).sqrt() <= 0.1 + 1e-5
 
 
+def test_clipping_is_of_the_whole_gradient_and_0_leaves_it():
+    lengths = []
+    for norm in ("0.1", "0"):
+        taught = learner(config("model=test_convnext", f"clip_norm={norm}"))
+        images, targets = batch(8)
+        step(taught, 0, (images, targets))
+        lengths.append(sum(parameter.grad.square().sum() for parameter in taught.net.parameters()).sqrt().item())
+    assert lengths[0] == pytest.approx(0.1, rel=1e-4) and lengths[1] > 0.2
+
+
 def test_the_moving_average_by_hand():
     """After the first step the weights themselves; after the second and third with decay 1 − (1 + k)^(−2/3), k = 1, 2,
     where that is below `ema` (timm's warm-up); batch norm's statistics likewise, its counter as it is."""

@@ -62,7 +62,7 @@ class Config(BaseModel):
     # top share of a pretrained body's layers that is trained after the frozen epochs; a random one is trained whole
     unfrozen: Share = 1.0
     weight_decay: Annotated[float, Field(ge=0)]
-    clip_norm: Positive
+    clip_norm: Annotated[float, Field(ge=0)]  # of the gradient; 0: it is not clipped
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     loss: str
     imbalance: dict[str, Strength]  # see core/priors.py

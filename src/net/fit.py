@@ -158,7 +158,8 @@ def train_step(
         value += mean.detach()
     value = together.mean(value)
     scaler.unscale_(learner.optimizer)
-    torch.nn.utils.clip_grad_norm_(trained, config.clip_norm)
+    if config.clip_norm:
+        torch.nn.utils.clip_grad_norm_(trained, config.clip_norm)
     learner.step(len(learner.history) * learner.steps + done.steps)
     done.loss += value * everyone
     done.bad = torch.where(torch.isfinite(value), done.bad, done.bad.clamp(max=done.steps))
