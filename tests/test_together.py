@@ -253,7 +253,7 @@ def test_a_study_has_a_cell_a_device(made, home, tmp_path, call, monkeypatch):
                 main.main(self.words)
             return 0
 
-    monkeypatch.setattr(experiment.subprocess, "Popen", Process)
+    monkeypatch.setattr(experiment, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": Process}))
     said = call("experiment", path, "--data", made, "device=cpu", "devices=2")
     assert said.code == 0 and "2 to train" in said.out and "cell 2/2" in said.out, said.out + said.err
     assert sorted(seen) == [("0", True), ("1", True)]
