@@ -243,7 +243,7 @@ def test_a_study_has_a_cell_a_device(made, home, tmp_path, call, monkeypatch):
     path.write_text(yaml.safe_dump(STUDY | {"seeds": [0], "base": STUDY["base"] | {"epochs": 1}}, sort_keys=False))
 
     class Process:
-        def __init__(self, words, env):
+        def __init__(self, words, env, **_):
             seen.append((env["CUDA_VISIBLE_DEVICES"], "devices=1" in words))
             self.words = words[2:]
 
@@ -253,13 +253,7 @@ def test_a_study_has_a_cell_a_device(made, home, tmp_path, call, monkeypatch):
                 main.main(self.words)
             return 0
 
-    started = subprocess.Popen
-
-    def start(words, *given, env=None, **more):
-        mine = env and "CUDA_VISIBLE_DEVICES" in env  # and not git, which is asked for the commit
-        return Process(words, env) if mine else started(words, *given, env=env, **more)
-
-    monkeypatch.setattr(subprocess, "Popen", start)
+    monkeypatch.setattr(experiment, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": Process}))
     said = call("experiment", path, "--data", made, "device=cpu", "devices=2")
     assert said.code == 0 and "2 to train" in said.out and "cell 2/2" in said.out, said.out + said.err
     assert sorted(seen) == [("0", True), ("1", True)]
