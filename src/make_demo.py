@@ -1,5 +1,5 @@
-"""Write a synthetic data set: `make_demo.py DIR [--layout competition|padchest] [--images N] [--size PIXELS] [--seed
-S]`."""
+"""Write a synthetic data set: `make_demo.py DIR [--full] [--layout competition|padchest] [--images N] [--size PIXELS]
+[--seed S]`."""
 
 from pathlib import Path
 
@@ -18,14 +18,16 @@ def main(argv: list[str]) -> None:
         default="competition",
         help="the competition's, with solution.csv, or PadChest's",
     )
-    parser.add_argument("--images", type=int, default=synthetic.IMAGES)
+    parser.add_argument("--full", action="store_true", help="as large and as hard as the competition's")
+    parser.add_argument("--images", type=int, help="with --full: fewer, in its proportions and as hard")
     parser.add_argument("--size", type=int, default=synthetic.SIZE, help="pixels, width and height")
     parser.add_argument("--seed", type=int, default=synthetic.SEED)
     given = parser.parse_args(argv)
-    *most, last = [
-        f"{given.images} images",
-        *synthetic.make(given.folder, given.images, given.size, given.seed, given.layout),
-    ]
+    images = given.images
+    if images is None:
+        images = synthetic.FULL_IMAGES if given.full else synthetic.IMAGES
+    written = synthetic.make(given.folder, images, given.size, given.seed, given.layout, full=given.full)
+    *most, last = [f"{images} images", *written]
     print(f"wrote {', '.join(most)} and {last} to {shown(given.folder)}")
 
 

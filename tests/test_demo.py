@@ -3,6 +3,7 @@ learned."""
 
 import ast
 import csv
+import hashlib
 import io
 import json
 import os
@@ -77,6 +78,59 @@ def test_any_number_of_images(images):
     assert counts.sum() == images and counts.min() >= 2
     if images == 20_000:
         assert counts[-1] / images > 0.6  # large sets come near the competition's proportions
+
+
+def parts_of(images):
+    """Images of every class in train.csv and in test.csv of a set made with --full, int [C] each; not drawn."""
+    tables = synthetic.competition(images, 64, 0, full=True).tables
+    return [np.array([row[1:] for row in tables[name][1:]]).sum(axis=0) for name in ("train.csv", "solution.csv")]
+
+
+def test_the_full_set_has_the_competitions_counts():
+    train, test = parts_of(synthetic.FULL_IMAGES)
+    rarest = list(synthetic.SIGNS).index("Pneumomediastinum")
+    assert (train.sum(), test.sum()) == (51_043, 17_015) and (train[-1], test[-1]) == (34_079, 11_360)
+    assert (train[rarest], test[rarest]) == (train.min(), test.min()) == (5, 2)
+    if SHARED.is_dir():
+        with open(SHARED / "data/competition_real/class_counts.csv") as file:
+            real = [(int(row["train_count"]), int(row["implied_test_count"])) for row in csv.DictReader(file)]
+        assert real == [*zip(train, test)]
+
+
+@pytest.mark.parametrize("images", [60, 150, 10_000])
+def test_a_smaller_full_set_keeps_the_proportions_and_every_class(images):
+    train, test = parts_of(images)
+    assert train.sum() + test.sum() == images and min(train.min(), test.min()) >= 1
+    if images == 10_000:
+        assert np.allclose((train + test)[-1] / images, 0.667, atol=0.005) and train.min() == 5
+        assert abs(train.sum() / images - 0.75) < 0.001
+
+
+def test_the_default_sets_are_as_they_were():
+    """Who has what, to the letter; the pictures to what another processor may round otherwise."""
+    was = {
+        "competition": ("d9f2f108729b1cd3", [124.4, 102.7, 108.1, 115.0, 121.3, 109.2, 127.0, 110.6, 107.1, 100.5]),
+        "padchest": ("16093d1311a0b296", [122.6, 102.9, 107.6, 126.0, 120.2, 93.6, 92.9, 107.2, 96.9, 100.5]),
+    }
+    for layout, (tables, means) in was.items():
+        plan = synthetic.LAYOUTS[layout].plan(synthetic.IMAGES, synthetic.SIZE, synthetic.SEED)
+        assert hashlib.sha256(json.dumps(plan.tables, default=int).encode()).hexdigest()[:16] == tables
+        assert set(plan.plainness) == {1}
+        pictures = [
+            phantom.radiograph(plan.pictures[number][1], 128, np.random.default_rng((0, number)), plan.dtype)
+            for number in range(0, 1500, 150)
+        ]
+        assert np.allclose([picture.mean() * 255 / np.iinfo(plan.dtype).max for picture in pictures], means, atol=0.06)
+
+
+@pytest.mark.parametrize("name", SIGNS)
+def test_a_less_plain_sign_is_weaker(name):
+    """The same patient again and again, the body's part of the sign included: nothing at 0, more and more up to 1."""
+    absent, faint, plain = (
+        phantom.radiograph([SIGNS[name]], 128, np.random.default_rng(3), plainness=plainness).astype(float)
+        for plainness in (0, 0.3, 1)
+    )
+    assert 0 < np.abs(faint - absent).mean() < 0.6 * np.abs(plain - absent).mean()
 
 
 def test_same_seed_same_pictures_other_seed_others(tmp_path, made):
@@ -302,6 +356,23 @@ def test_make_demo_names_the_layouts(tmp_path, call):
     )
 
 
+def test_make_demo_full_makes_a_set_that_a_network_learns_from(tmp_path, home, call):
+    said = call("make_demo", tmp_path / "set", "--full", "--layout", "padchest")
+    assert said.code == 2 and said.err == (
+        "error: --full makes the competition's set at its full size: leave out --layout padchest\n"
+    )
+    said = call("make_demo", tmp_path / "set", "--full", "--images", 150, "--size", 32)
+    assert said.code == 0 and "wrote 150 images, train.csv" in said.out
+    about = json.loads((tmp_path / "set/demo.json").read_text())
+    assert about == synthetic.recipe(150, 32, full=True) != synthetic.recipe(150, 32)
+    hard, plain = synthetic.competition(150, 32, 0, full=True), synthetic.competition(150, 32, 0)
+    assert np.mean(hard.plainness) < 0.6 < min(plain.plainness)
+    argv = ["--demo", "--data", tmp_path / "set", "epochs=1", "model=test_resnet", "size=32", "workers=0", "name=full"]
+    said = call("main", "modelB", *argv)
+    assert said.code == 0, said.err
+    assert json.loads((home / "runs/full/report.json").read_text())["synthetic"] is True
+
+
 def test_another_layout_in_the_same_place_replaces_the_set(home, monkeypatch):
     monkeypatch.setattr(synthetic.make, "__defaults__", (60, 32, 0, "competition"))
     monkeypatch.setattr(synthetic.recipe, "__defaults__", (60, 32, 0, "competition"))
@@ -317,7 +388,9 @@ def test_another_layout_in_the_same_place_replaces_the_set(home, monkeypatch):
 def test_the_set_is_remade_when_its_recipe_changed(home, monkeypatch):
     monkeypatch.setattr(synthetic, "IMAGES", 60)
     monkeypatch.setattr(
-        synthetic, "recipe", lambda images=60, size=32, seed=0, layout="competition": {"images": images, "version": 1}
+        synthetic,
+        "recipe",
+        lambda images=60, size=32, seed=0, layout="competition", full=False: {"images": images, "version": 1},
     )
     monkeypatch.setattr(synthetic.make, "__defaults__", (60, 32, 0, "competition"))
     folder = synthetic.ensure("competition", home / "data/demo")
@@ -325,7 +398,9 @@ def test_the_set_is_remade_when_its_recipe_changed(home, monkeypatch):
     time.sleep(0.01)
     assert synthetic.ensure("competition", folder) and (folder / "train.csv").stat().st_mtime_ns == stamp
     monkeypatch.setattr(
-        synthetic, "recipe", lambda images=60, size=32, seed=0, layout="competition": {"images": images, "version": 2}
+        synthetic,
+        "recipe",
+        lambda images=60, size=32, seed=0, layout="competition", full=False: {"images": images, "version": 2},
     )
     assert synthetic.ensure("competition", folder) and (folder / "train.csv").stat().st_mtime_ns != stamp
 

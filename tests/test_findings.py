@@ -5,6 +5,7 @@ import itertools
 import json
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from math import erf
 
@@ -111,6 +112,19 @@ def test_a_draw_without_positives_or_negatives_has_no_figure():
     assert auc[2] == 0.5 and precision.tolist()[1:] == [1, 0.5]
     for among, positive in ((all_rows, np.zeros(3, bool)), (~all_rows, truth)):
         assert np.isnan(stats.ranking(positive, scores, among, np.ones((2, 3)))).all()
+
+
+def test_few_draws_at_a_time_give_the_same_figures_in_less_memory(monkeypatch):
+    """More rows must not take more memory: 4,000 rows whose draws do not fit together."""
+    rng = np.random.default_rng(0)
+    rows, weights = (np.arange(4000) % 3 == 0, rng.random(4000), np.ones(4000, bool)), rng.poisson(1, (90, 4000))
+    together = stats.ranking(*rows, weights)
+    monkeypatch.setattr(stats, "AT_ONCE", 32_000)
+    tracemalloc.start()
+    apart = stats.ranking(*rows, weights)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.array_equal(together, apart) and peak < weights.nbytes
 
 
 def test_patients_are_drawn_whole_and_with_replacement():

@@ -142,7 +142,7 @@ class Sample:
             return float("nan"), np.full(1, np.nan)
         by_image = self.patients is None
         drawn = stats.stratified_weights(self.truth) if by_image else stats.cluster_weights(self.patients)
-        weights = np.concatenate([np.ones((1, len(p))), drawn])
+        weights = np.concatenate([np.ones((1, len(p)), drawn.dtype), drawn])
         among = np.ones(len(p), bool)
         each = np.array([stats.ranking(self.truth == c, p[:, c], among, weights)[0] for c in there])
         macro = np.nanmean(each, axis=0)

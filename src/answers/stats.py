@@ -71,6 +71,9 @@ def stratified_weights(strata: np.ndarray, draws: int = 500, seed: int = 0) -> n
     return times
 
 
+AT_ONCE = 2**21  # rows × draws that `ranking` takes together
+
+
 def ranking(
     truth: np.ndarray, scores: np.ndarray, among: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -79,7 +82,8 @@ def ranking(
 
     truth bool [N] · scores [N] · among bool [N] · weights [draws, N], not negative. Equal to scikit-learn's
     roc_auc_score and average_precision_score with sample_weight, ties included, with one sort for all draws. NaN in a
-    draw that lacks positives (both figures) or negatives (the area).
+    draw that lacks positives (both figures) or negatives (the area). Of many rows few draws are taken at a time, so
+    that memory stays as it is.
     """
     from scipy.sparse import csr_array
 
@@ -91,9 +95,16 @@ def ranking(
     runs = hit.sum()  # only runs with a positive add to either figure, and with rare labels those are few
     place = (hit.cumsum() - hit)[run]
     part = np.where(truth, place, np.where(hit[run], runs + place, 2 * runs + place))
-    sums = csr_array((np.ones(len(order)), (part, order)), shape=(3 * runs + 1, len(among))) @ np.ascontiguousarray(
-        weights.T, dtype=float
-    )
+    sorted_into = csr_array((np.ones(len(order)), (part, order)), shape=(3 * runs + 1, len(among)))
+    step = max(1, AT_ONCE // max(1, len(among)))
+    figures = [_ranked(sorted_into, runs, weights[start : start + step]) for start in range(0, len(weights), step)]
+    area, precision = np.concatenate(figures, axis=1)
+    return area, precision
+
+
+def _ranked(sorted_into, runs: int, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both figures of `ranking`: `sorted_into` sums the weights of the rows of every run and between them."""
+    sums = sorted_into @ np.ascontiguousarray(weights.T, dtype=float)
     # between: negatives above each run, and below the last
     positives, tied, between = np.split(np.ascontiguousarray(sums.T), [runs, 2 * runs], axis=1)
 

@@ -21,11 +21,11 @@ def rise(height: np.ndarray, edge: float) -> np.ndarray:
 
 class Canvas:
     """A float image [S, S] and its patient: coordinates shifted and scaled, random numbers, anatomy that signs refer
-    to."""
+    to. `plainness` scales what a sign changes, of the image and of the body: 1 as it is drawn, 0 nothing."""
 
-    def __init__(self, size: int, rng: np.random.Generator):
+    def __init__(self, size: int, rng: np.random.Generator, plainness: float = 1.0):
         y, x = np.float32((np.mgrid[:size, :size] + 0.5) / size)
-        self.rng = rng
+        self.rng, self.plainness = rng, plainness
         self.x = (x - 0.5 - rng.uniform(-0.03, 0.03)) / rng.uniform(0.95, 1.08) + 0.5
         self.y = (y - 0.5 - rng.uniform(-0.03, 0.03)) / rng.uniform(0.95, 1.08) + 0.5
         self.image = np.zeros((size, size), np.float32)
@@ -55,6 +55,10 @@ class Canvas:
     def floor(self, side: int) -> np.ndarray:
         """Height of the diaphragm under every x: a dome."""
         return self.dome[side] + 1.6 * (self.x - (0.31, 0.69)[side]) ** 2
+
+    def strength(self) -> float:
+        """Of a sign: some are plain and some hardly there, or no decision would ever be in doubt."""
+        return self.rng.uniform(*STRENGTH) * self.plainness
 
     def side(self) -> int:
         return int(self.rng.integers(2))
@@ -255,18 +259,19 @@ def vertebral_degeneration(c: Canvas) -> None:
 
 
 def inflated(c: Canvas) -> None:
-    c.lung_height, c.lung_dark, c.heart_width = 0.34, 0.44, 0.09
-    c.dome = [height + 0.06 for height in c.dome]
+    for what, most in {"lung_height": 0.34, "lung_dark": 0.44, "heart_width": 0.09}.items():
+        setattr(c, what, (1 - c.plainness) * getattr(c, what) + c.plainness * most)
+    c.dome = [height + 0.06 * c.plainness for height in c.dome]
 
 
 def raised(c: Canvas) -> None:
-    c.dome[c.side()] -= 0.07
+    c.dome[c.side()] -= 0.07 * c.plainness
 
 
 def bent(c: Canvas) -> None:
     """The spine, and the mediastinum with it, curved to one side, widest at mid-chest; mild and severe as signs are
     weak and strong."""
-    c.spine = 0.5 + (-1, 1)[c.side()] * 0.075 * c.rng.uniform(*STRENGTH) * np.sin(4.2 * (c.y - 0.12))
+    c.spine = 0.5 + (-1, 1)[c.side()] * 0.075 * c.strength() * np.sin(4.2 * (c.y - 0.12))
 
 
 Sign = Callable[[Canvas], None]
@@ -274,9 +279,12 @@ Sign = Callable[[Canvas], None]
 BODY: dict[Sign, Sign] = {emphysema: inflated, atelectasis: raised, scoliosis: bent}
 
 
-def radiograph(signs: Sequence[Sign], size: int, rng: np.random.Generator, dtype: type = np.uint8) -> np.ndarray:
-    """One synthetic radiograph with the given signs: [size, size] of an unsigned integer type, over its whole range."""
-    canvas = Canvas(size, rng)
+def radiograph(
+    signs: Sequence[Sign], size: int, rng: np.random.Generator, dtype: type = np.uint8, plainness: float = 1.0
+) -> np.ndarray:
+    """One synthetic radiograph with the given signs, as plain as that: [size, size] of an unsigned integer type, over
+    its whole range."""
+    canvas = Canvas(size, rng, plainness)
     for sign in signs:
         if sign in BODY:
             BODY[sign](canvas)
@@ -284,8 +292,7 @@ def radiograph(signs: Sequence[Sign], size: int, rng: np.random.Generator, dtype
     for sign in signs:
         healthy = canvas.image.copy()
         sign(canvas)
-        # some signs are plain and some hardly there, or no decision would ever be in doubt
-        canvas.image = healthy + rng.uniform(*STRENGTH) * (canvas.image - healthy)
+        canvas.image = healthy + canvas.strength() * (canvas.image - healthy)
     blurred = cv2.GaussianBlur(canvas.image, (0, 0), 0.004 * size)
     noisy = blurred * rng.uniform(0.9, 1.1) + rng.uniform(-0.02, 0.06) + rng.normal(0, 0.02, blurred.shape)
     return np.round(np.iinfo(dtype).max * np.clip(noisy, 0, 1) ** rng.uniform(0.85, 1.15)).astype(dtype)

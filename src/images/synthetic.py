@@ -30,30 +30,33 @@ IMAGES, SIZE, SEED = 1500, 128, 0
 FEWEST, MOST = 60, 10**6  # images of any set
 LEAST = 57  # images of the competition's rarest class: 15 for the test part, 15 for validation, 27 to learn from
 TEST_SHARE = 0.27
+FULL_IMAGES, FULL_TEST_SHARE = 68_058, 0.25  # the competition's own: 51,043 to train and 17,015 to test
+HARDNESS = 2.0  # of the full set: its signs are as plain as an even draw from 0 to 1, to this power (configs/README.md)
 NO_FINDING = "No Finding"
 
-# Name of every class of the competition, in its order → (sign, share of the training images, in thousandths)
-SIGNS: dict[str, tuple[Sign | None, float]] = {
-    "Atelectasis": (phantom.atelectasis, 46.1),
-    "Cardiomegaly": (phantom.cardiomegaly, 11.8),
-    "Consolidation": (phantom.consolidation, 12.8),
-    "Edema": (phantom.edema, 6.4),
-    "Effusion": (phantom.effusion, 42.2),
-    "Emphysema": (phantom.emphysema, 3.4),
-    "Fibrosis": (phantom.fibrosis, 7.6),
-    "Hernia": (phantom.hernia, 0.7),
-    "Infiltration": (phantom.infiltration, 102.0),
-    "Mass": (phantom.mass, 24.5),
-    "Nodule": (phantom.nodule, 29.9),
-    "Pleural_Thickening": (phantom.pleural_thickening, 11.9),
-    "Pneumonia": (phantom.pneumonia, 3.1),
-    "Pneumothorax": (phantom.pneumothorax, 21.8),
-    "Pneumoperitoneum": (phantom.pneumoperitoneum, 0.9),
-    "Pneumomediastinum": (phantom.pneumomediastinum, 0.1),
-    "Subcutaneous Emphysema": (phantom.subcutaneous_emphysema, 0.5),
-    "Tortuous Aorta": (phantom.tortuous_aorta, 5.0),
-    "Calcification of the Aorta": (phantom.calcified_aorta, 1.8),
-    NO_FINDING: (None, 667.6),
+# Name of every class of the competition, in its order → (sign, images): those of the training set of NIH-CXR-LT with
+# one label each, which the competition parts 75:25, class by class, into what it trains and what it tests
+SIGNS: dict[str, tuple[Sign | None, int]] = {
+    "Atelectasis": (phantom.atelectasis, 3135),
+    "Cardiomegaly": (phantom.cardiomegaly, 800),
+    "Consolidation": (phantom.consolidation, 868),
+    "Edema": (phantom.edema, 435),
+    "Effusion": (phantom.effusion, 2875),
+    "Emphysema": (phantom.emphysema, 229),
+    "Fibrosis": (phantom.fibrosis, 519),
+    "Hernia": (phantom.hernia, 49),
+    "Infiltration": (phantom.infiltration, 6941),
+    "Mass": (phantom.mass, 1665),
+    "Nodule": (phantom.nodule, 2036),
+    "Pleural_Thickening": (phantom.pleural_thickening, 811),
+    "Pneumonia": (phantom.pneumonia, 213),
+    "Pneumothorax": (phantom.pneumothorax, 1485),
+    "Pneumoperitoneum": (phantom.pneumoperitoneum, 59),
+    "Pneumomediastinum": (phantom.pneumomediastinum, 7),
+    "Subcutaneous Emphysema": (phantom.subcutaneous_emphysema, 32),
+    "Tortuous Aorta": (phantom.tortuous_aorta, 339),
+    "Calcification of the Aorta": (phantom.calcified_aorta, 121),
+    NO_FINDING: (None, 45439),
 }
 
 # PadChest's label → (sign, prevalence, growth of the logarithm of the prevalence with 18 years of age). The first nine,
@@ -111,31 +114,39 @@ ALIKE = {  # in every row; a column that is not filled says None, as in PadChest
 @dataclass(frozen=True)
 class Plan:
     """A data set before it is drawn: pictures as (path below images/, signs), tables as name → rows, the header
-    first."""
+    first, and how plain the signs of every picture are (see phantom.py)."""
 
     pictures: list[tuple[str, list[Sign]]]
     tables: dict[str, list]
     dtype: type
+    plainness: list[float]
 
 
-def class_counts(images: int) -> np.ndarray:
+def class_counts(images: int, full: bool = False) -> np.ndarray:
     """How many of `images` each class of the competition gets, int [C]: a floor for the rarest, the rest as in the
-    competition."""
-    floor = min(LEAST, images // (len(SIGNS) + 4))
-    share = np.array([share for _, share in SIGNS.values()])
-    counts = floor + np.floor((images - floor * len(SIGNS)) * share / share.sum()).astype(int)
+    competition; with `full` its very proportions, and no class smaller than its rarest one."""
+    real = np.array([number for _, number in SIGNS.values()])
+    if full:
+        counts = np.maximum(min(real.min(), images // (len(SIGNS) + 4)), images * real // real.sum())
+    else:
+        floor = min(LEAST, images // (len(SIGNS) + 4))
+        counts = floor + np.floor((images - floor * len(SIGNS)) * real / real.sum()).astype(int)
     counts[list(SIGNS).index(NO_FINDING)] += images - counts.sum()
     return counts
 
 
-def competition(images: int, size: int, seed: int) -> Plan:
+def competition(images: int, size: int, seed: int, full: bool = False) -> Plan:
     """train.csv, test.csv, a 10-row sample_submission.csv, and solution.csv with the labels of the test part; 8-bit
-    images."""
-    classes = list(SIGNS)
-    truth = np.repeat(np.arange(len(classes)), class_counts(images))
-    in_test = np.concatenate([np.arange(n) < max(1, round(TEST_SHARE * n)) for n in class_counts(images)])
+    images. With `full` as many of every class, and as hard to tell, as in the competition."""
+    classes, counts = list(SIGNS), class_counts(images, full)
+    share = FULL_TEST_SHARE if full else TEST_SHARE
+    truth = np.repeat(np.arange(len(classes)), counts)
+    in_test = np.concatenate([np.arange(n) < max(1, round(share * n)) for n in counts])
     ids = [hashlib.md5(f"{seed} {number}".encode()).hexdigest() + ".png" for number in range(images)]
-    order = np.random.default_rng((seed, images)).permutation(images)
+    rng = np.random.default_rng((seed, images))
+    order = rng.permutation(images)
+    # of every sign some are plain, to learn it from, and many hardly there
+    plainness = (rng.random(images) ** HARDNESS).tolist() if full else [1.0] * images
     onehot = np.eye(len(classes), dtype=int)
     labelled = [[ids[number], *onehot[truth[number]]] for number in order]
     train, test = (
@@ -150,7 +161,8 @@ def competition(images: int, size: int, seed: int) -> Plan:
         "solution.csv": [header, *test],
     }
     signs = [SIGNS[classes[label]][0] for label in truth]
-    return Plan([(name, [sign] if sign else []) for name, sign in zip(ids, signs, strict=True)], tables, np.uint8)
+    pictures = [(name, [sign] if sign else []) for name, sign in zip(ids, signs, strict=True)]
+    return Plan(pictures, tables, np.uint8, plainness)
 
 
 def padchest(images: int, size: int, seed: int) -> Plan:
@@ -163,7 +175,7 @@ def padchest(images: int, size: int, seed: int) -> Plan:
     ]
     order = np.random.default_rng((seed, images)).permutation(images)  # a patient's images do not stand together
     table = [[number, *list(rows[place].values())[1:]] for number, place in enumerate(order)]
-    return Plan(pictures, {"PADCHEST_demo_labels.csv": [list(COLUMNS), *table]}, np.uint16)
+    return Plan(pictures, {"PADCHEST_demo_labels.csv": [list(COLUMNS), *table]}, np.uint16, [1.0] * images)
 
 
 def padchest_rows(images: int, size: int, seed: int) -> tuple[list[dict], list[list[str]]]:
@@ -257,15 +269,24 @@ LAYOUTS = {"competition": Layout(competition, "demo"), "padchest": Layout(padche
 
 
 def make(
-    folder: Path, images: int = IMAGES, size: int = SIZE, seed: int = SEED, layout: str = "competition"
+    folder: Path,
+    images: int = IMAGES,
+    size: int = SIZE,
+    seed: int = SEED,
+    layout: str = "competition",
+    *,
+    full: bool = False,
 ) -> list[str]:
-    """Write images/, demo.json and the tables of a layout, whose names are returned (see the plans in LAYOUTS).
+    """Write images/, demo.json and the tables of a layout, whose names are returned (see the plans in LAYOUTS). `full`:
+    the competition's own counts, or their proportions, and signs that are as hard to see.
 
     The same arguments give the same files. `folder` appears only when it is whole. Raises UserError when it exists.
     """
     folder = folder.resolve()
     if layout not in LAYOUTS:
         raise UserError(f"there is no layout {layout!r}: choose {' or '.join(LAYOUTS)}")
+    if full and layout != "competition":
+        raise UserError(f"--full makes the competition's set at its full size: leave out --layout {layout}")
     if not FEWEST <= images <= MOST:
         raise UserError(f"a demo set has at least {FEWEST} images and at most {MOST:,}, not {images:,}")
     if not 32 <= size <= 2048:
@@ -274,7 +295,7 @@ def make(
         raise UserError(f"a seed is 0 or more, not {seed}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{shown(folder)} exists already and is not empty: name a new folder, or delete it")
-    plan = LAYOUTS[layout].plan(images, size, seed)
+    plan = competition(images, size, seed, full) if full else LAYOUTS[layout].plan(images, size, seed)
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
@@ -284,7 +305,8 @@ def make(
 
         def draw(number: int) -> None:
             path, signs = plan.pictures[number]
-            picture = phantom.radiograph(signs, size, np.random.default_rng((seed, number)), plan.dtype)
+            rng = np.random.default_rng((seed, number))
+            picture = phantom.radiograph(signs, size, rng, plan.dtype, plan.plainness[number])
             (part / "images" / path).write_bytes(cv2.imencode(".png", picture)[1].tobytes())
 
         with ThreadPoolExecutor() as pool:
@@ -292,15 +314,18 @@ def make(
         for name, rows in plan.tables.items():
             with open(part / name, "w", newline="", encoding="utf-8") as file:
                 csv.writer(file, lineterminator="\n").writerows(rows)
-        write_json(part / "demo.json", recipe(images, size, seed, layout))
+        write_json(part / "demo.json", recipe(images, size, seed, layout, full=full))
         os.replace(part, folder)  # an empty folder may stand there
     return list(plan.tables)
 
 
-def recipe(images: int = IMAGES, size: int = SIZE, seed: int = SEED, layout: str = "competition") -> dict:
+def recipe(
+    images: int = IMAGES, size: int = SIZE, seed: int = SEED, layout: str = "competition", *, full: bool = False
+) -> dict:
     """What a set was made from, the generator's own text included: kept as demo.json beside it."""
     generator = digest(Path(__file__).read_bytes() + Path(phantom.__file__).read_bytes())
-    return {"synthetic": True, "layout": layout, "images": images, "size": size, "seed": seed, "generator": generator}
+    made_of = {"layout": layout, "images": images, "size": size, "seed": seed, **({"full": True} if full else {})}
+    return {"synthetic": True, **made_of, "generator": generator}
 
 
 def ensure(layout: str = "competition", folder: Path | None = None) -> Path:
