@@ -63,8 +63,7 @@ LIMIT, KIT, PUBLIC = "limit: resident data", "this kit", "as public kernels do, 
 
 @dataclass(frozen=True)
 class Bench:
-    """A configuration on some images: everything that its ways share. `images` are so many that a pass at the limit
-    takes the seconds that are asked for."""
+    """A configuration on some images: everything that its ways share."""
 
     task: Task
     machine: Machine
@@ -72,7 +71,7 @@ class Bench:
     source: Source
     learner: Learner
     loss: losses.Loss
-    table: Table  # so many rows as a pass has images, the same files again and again
+    table: Table  # of a pass: the same files again and again, until one at the limit takes the seconds asked for
     run: Run
 
     @property
