@@ -360,34 +360,35 @@ def _again(found: dict) -> str:
 
 
 # ---- label by label
-def read_published(path: Path) -> dict[str, float]:
-    """A CSV of `label,auc`: label → AUC. Raises UserError for another header, a label twice, and what is no AUC."""
-    table = read_table(path, ["label", "auc"], "wanted are lines of label,auc")
+def read_published(path: Path, name: str = "auc") -> dict[str, float]:
+    """A CSV of labels and a figure of theirs: label → figure. Raises UserError for another header, a label twice, and
+    what is none."""
+    table = read_table(path, ["label", name], f"wanted are lines of label,{name}")
     found: dict[str, float] = {}
-    for line, (label, text) in enumerate(zip(table["label"].str.strip(), table["auc"], strict=True), start=2):
+    for line, (label, text) in enumerate(zip(table["label"].str.strip(), table[name], strict=True), start=2):
         try:
             value = float(text)
         except ValueError:
             value = math.nan
         if not label or label in found or not 0 <= value <= 1:
             raise UserError(
-                f"{shown(path)}, line {line}: {label!r} with auc {text!r} will not do: every label once, "
-                "with an AUC from 0 to 1"
+                f"{shown(path)}, line {line}: {label!r} with {name} {text!r} will not do: every label once, "
+                "with a number from 0 to 1"
             )
         found[label] = value
     return found
 
 
-def label_deltas(side: Side, published: dict[str, float]) -> dict:
-    """The thesis' table 9: AUC of every label minus the published one, over the runs of a side.
+def label_deltas(side: Side, published: dict[str, float], name: str = "auc") -> dict:
+    """The thesis' table 9: a figure of every label, AUC there, minus the published one, over the runs of a side.
 
     {"labels": rows of label, published, n, ours, delta, sd (NaN: undefined), "only_ours", "only_published": labels}.
     Raises UserError for runs without an AUC a label, and when no label is in both.
     """
     tables = [{row["class"]: row for row in report["per_class"]} for report in side.reports]
-    if not all("auc" in row for one in tables for row in one.values()):
+    if not all(name in row for one in tables for row in one.values()):
         raise UserError(
-            f"the reports of {side.name} hold no AUC of the labels, which table 9 compares: give runs of the"
+            f"the reports of {side.name} hold no {name} of the labels, as table 9 compares: give runs of the"
             " multi-label study"
         )
     both = [label for label in published if label in tables[0]]
@@ -397,7 +398,7 @@ def label_deltas(side: Side, published: dict[str, float]) -> dict:
         )
     rows = []
     for label in both:
-        ours = sample([one[label]["auc"] for one in tables])
+        ours = sample([one[label][name] for one in tables])
         rows.append(
             {
                 "label": label,
@@ -416,14 +417,14 @@ def label_deltas(side: Side, published: dict[str, float]) -> dict:
     }
 
 
-def delta_lines(found: Sequence[dict], source: Path) -> list[str]:
+def delta_lines(found: Sequence[dict], source: Path, heading: str = "AUC-ROC") -> list[str]:
     """Table 9 as lines, a column of Δ for every side, mean ± s.d. over its runs."""
     labels = [row["label"] for row in found[0]["labels"]]
     width = max(len("label"), *map(len, labels))
     wide = max(18, *(len(one["name"]) + 4 for one in found))
     n = ", ".join(str(one["labels"][0]["n"]) for one in found)
     lines = [
-        f"Δ: AUC-ROC of every label minus that of {shown(source)}, mean ± s.d. over the runs (n = {n})",
+        f"Δ: {heading} of every label minus that of {shown(source)}, mean ± s.d. over the runs (n = {n})",
         f"{'label':{width}}{'published':>11}" + "".join(f"{'Δ ' + one['name']:>{wide}}" for one in found),
     ]
     for number, label in enumerate(labels):

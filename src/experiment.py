@@ -269,6 +269,25 @@ def part_of(cells: Sequence[Cell], part: str | None) -> list[Cell]:
     return [cell for cell in cells if cell.run("") in names]
 
 
+def by_label(study: Study, task: Task, cells: Sequence[Cell], records: dict[str, dict]) -> list[str]:
+    """What the study asks of single labels, as lines: every row's figures less the published ones. Of rows whose runs
+    are here."""
+    import compare  # here, for few studies need it
+
+    runs = {row: [] for row in study.asked}
+    for cell in cells:
+        run = home() / "runs" / records[cell.key]["run"] if cell.key in records else None
+        if run and (run / "report.json").is_file():
+            runs[cell.row].append(run)
+    sides = compare.sides([f"{row}={','.join(map(str, its))}" for row, its in runs.items() if its])
+    said = []
+    for name, file in study.per_label.items():
+        published = compare.read_published(ROOT / "configs" / "published" / file, name)
+        deltas = [compare.label_deltas(side, published, name) for side in sides]
+        said += ["", *compare.delta_lines(deltas, ROOT / "configs" / "published" / file, task.headings[name])]
+    return said
+
+
 def write(table: dict, folder: Path) -> None:
     write_json(folder / "table.json", table)
     write_rows(folder / "table.csv", studies.csv_rows(table))
@@ -335,7 +354,8 @@ def main(argv: list[str]) -> None:
     table = studies.table(study, cells, records, given.toy)
     write(table, folder)
     wrote = f"wrote {shown(folder / 'table.md')}, table.csv and table.json"
-    print("\n".join(["", *studies.lines(table), "", wrote]), flush=True)
+    beside = by_label(study, studies.task_of(cells), cells, records) if study.per_label else []
+    print("\n".join(["", *studies.lines(table), *beside, "", wrote]), flush=True)
     if failed:
         raise UserError(
             f"{len(failed)} cells failed: {some(failed)}; their sentences stand above: "

@@ -48,6 +48,7 @@ class Study(BaseModel):
     metrics: Annotated[list[str], Field(min_length=1)]  # names in Task.headings
     reference: str  # the row that the others are tested against
     published: dict[str, dict[str, Mean]] = {}  # row → metric → mean and s.d.
+    per_label: dict[str, str] = {}  # figure of a label → a file in configs/published/ that each row is held against
     toy: dict[
         str, Value | dict[str, Value]
     ] = {}  # laid over by --toy; a mapping replaces what the row asks for by something small
