@@ -172,10 +172,9 @@ def test_folds_trained_elsewhere_are_put_together(done, made, home, call, monkey
 
 
 def test_folds_side_by_side_end_as_one_after_the_other(done, made, home, call, monkeypatch, tmp_path):
-    """Two pretended GPUs: what each process sees of them is in its environment, and a CPU trains the same bytes."""
-    monkeypatch.setattr("net.machine.devices", lambda config: 2)
+    """On two devices, which a CPU can pretend to have: each process is told its own, and trains the same bytes."""
     monkeypatch.setenv("CXR_HOME", str(tmp_path / "other"))
-    said = run_of(made, call, "done", "device=cpu")
+    said = run_of(made, call, "done", "device=cpu", "devices=2")
     assert said.code == 0 and "2 devices train 3 folds side by side" in said.out, said.err
     assert all(f"fold {fold}: epoch 2/2" in said.out for fold in (1, 2, 3)) and "fold3 is trained already" in said.out
     assert outputs(tmp_path / "other", "done") == outputs(done, "done")

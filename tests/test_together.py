@@ -209,7 +209,12 @@ def test_the_sentence_is_that_of_the_rank_that_failed(placed, tmp_path, capsys):
     other = SimpleNamespace(error_file="none", exitcode=143, timestamp=0)
     assert str(launch._why({0: other, 1: failed})) == "the data are not here"
     assert launch._why({0: SimpleNamespace(error_file="none", exitcode=1)}).code == 1  # its traceback was printed
-    assert "on another machine, or by hand" in str(launch._why({0: other}))
+    assert str(launch._why({0: other})).startswith("the processes that train together lost each other: ")
+    lost = SimpleNamespace(error_file=word, message=f"{ranks.LOST} (oh)", exitcode=2, timestamp=0)
+    dead = SimpleNamespace(error_file="none", exitcode=-9, timestamp=1, signal_name=lambda: "SIGKILL")
+    assert str(launch._why({0: lost, 1: failed})) == "the data are not here"
+    assert "was killed (rank 1, by SIGKILL)" in str(launch._why({0: lost, 1: dead}))
+    assert str(launch._why({0: lost, 1: other})) == f"{ranks.LOST} (oh)"
 
 
 @pytest.mark.parametrize(

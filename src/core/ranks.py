@@ -13,6 +13,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 LAST_WORD = "TORCHELASTIC_ERROR_FILE"
+LOST = "the processes that train together lost each other"  # how a last word begins that has its cause elsewhere
 
 
 def _number(name: str, alone: int) -> int:

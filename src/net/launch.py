@@ -18,6 +18,7 @@ from torch.distributed import run
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+from core import ranks
 from core.files import ROOT
 from core.runs import elapsed
 from core.stopping import Terminated
@@ -57,19 +58,23 @@ def torchrun(words: list[str]) -> None:
 
 
 def _why(failures: dict) -> UserError | SystemExit:
-    """What ended the ranks: the first sentence that one of them left, or a signal that was not torchrun's own. After a
-    defect, whose traceback was printed, just its exit code."""
+    """What ended the ranks: the first sentence that one of them left, or a signal that was not torchrun's own, or that
+    they lost each other. After a defect, whose traceback was printed, just its exit code."""
     said = [one for one in failures.values() if os.path.isfile(one.error_file)]
-    if said:
-        return UserError(min(said, key=lambda one: one.timestamp).message)
+    words = [one.message for one in sorted(said, key=lambda one: one.timestamp)]
+    own = [word for word in words if not word.startswith(ranks.LOST)]
     killed = [rank for rank, one in failures.items() if one.exitcode < 0 and one.exitcode != -signal.SIGTERM]
-    if not killed and any(one.exitcode == 1 for one in failures.values()):
+    if own:
+        return UserError(own[0])
+    if killed:
+        return UserError(
+            f"one of the processes that train together was killed (rank {killed[0]}, by"
+            f" {failures[killed[0]].signal_name()}), and the others ended with it: the same command goes on where it"
+            " was saved; where no one killed it, its memory was short: try a smaller batch, or workers=0"
+        )
+    if any(one.exitcode == 1 for one in failures.values()):
         return SystemExit(1)
-    who = f"rank {killed[0]}, by {failures[killed[0]].signal_name()}" if killed else "on another machine, or by hand"
-    return UserError(
-        f"one of the processes that train together was killed ({who}), and the others ended with it: the same command"
-        " goes on where it was saved; where no one killed it, its memory was short: try a smaller batch, or workers=0"
-    )
+    return UserError(words[0] if words else f"{ranks.LOST}: the same command goes on where it was saved")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ _groups: dict[str, dist.ProcessGroup] = {}
 @contextmanager
 def joined(device: torch.device) -> Iterator[None]:
     """Join the other ranks for the block. Gradients and losses go by NCCL between GPUs; all else by gloo, which waits
-    for no GPU. Where another rank is lost, this process ends, and the one that started it says why."""
+    for no GPU. Raises UserError where another rank is lost."""
     if ranks.count() == 1:
         yield
         return
@@ -46,20 +46,24 @@ def joined(device: torch.device) -> Iterator[None]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-    size = ranks.local_count()
-    machines = [range(first, first + size) for first in range(0, ranks.count(), size)]
-    for name, members in [("words", None), ("end", None), *((f"machine {each[0]}", each) for each in machines)]:
-        group = dist.new_group(members, backend="gloo", timeout=PATIENCE)
-        if members is None or ranks.rank() in members:
-            _groups["machine" if members else name] = group
+    everyone, here = range(ranks.count()), ranks.local_count()
+    groups = {"words": [everyone], "end": [everyone], "machine": [everyone[at : at + here] for at in everyone[::here]]}
+    for name, parts in groups.items():
+        for members in parts:  # every rank makes every group, and keeps its own
+            group = dist.new_group(list(members), backend="gloo", timeout=PATIENCE)
+            if ranks.rank() in members:
+                _groups[name] = group
     watch = threading.Thread(target=_watch_launcher if ranks.rank() == 0 else _watch_first, daemon=True)
     watch.start()
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, dist.DistError) or "gloo" in str(error):
-            raise SystemExit(2) from error
-        raise
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise UserError(
+            f"{ranks.LOST} ({str(error).splitlines()[0][:200]}): the same command goes on where it was saved; devices=1"
+            " does without others"
+        ) from error
     dist.barrier(_groups["words"])
     for rank in range(1, ranks.count()) if ranks.rank() == 0 else ():
         dist.send(torch.zeros(1), rank, _groups["end"])
