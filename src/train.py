@@ -234,14 +234,25 @@ def say_what_is_rare(classes: list[str], counts: np.ndarray, val_targets: np.nda
 
 def spread_out(script: str, task: Task, run: Run, argv: list[str]) -> bool:
     """Start the script again on every device, where several are to train one network; returns whether that was done,
-    to its end."""
+    to its end. Where the devices turn out not to work together, and nobody asked for as many, this one goes on
+    alone."""
     devices, networks = machinery.devices(task.config), registry.networks(task, run)
     if devices == 1 or len(networks) > 1 or finished(networks[0][1], networks[0][0].config):
         return False
     machinery.check_together(task.config, devices)
     from net import launch  # here, for few need it
 
-    launch.once_a_device(devices, script, argv)
+    try:
+        launch.once_a_device(devices, script, argv)
+    except SystemExit as failed:  # a traceback was printed: of a connection that cannot be made, or of a defect
+        if task.config.devices != "auto":
+            raise
+        print(
+            f"WARNING: {devices} devices failed to train together (exit code {failed.code}, see above): one goes on"
+            " alone, as devices=1 would from the start",
+            file=sys.stderr,
+        )
+        return False
     return True
 
 

@@ -209,12 +209,28 @@ def test_the_sentence_is_that_of_the_rank_that_failed(placed, tmp_path, capsys):
     other = SimpleNamespace(error_file="none", exitcode=143, timestamp=0)
     assert str(launch._why({0: other, 1: failed})) == "the data are not here"
     assert launch._why({0: SimpleNamespace(error_file="none", exitcode=1)}).code == 1  # its traceback was printed
+    assert launch._why({0: SimpleNamespace(error_file="none", exitcode=-signal.SIGABRT)}).code == 1  # NCCL's own
     assert str(launch._why({0: other})).startswith("the processes that train together lost each other: ")
     lost = SimpleNamespace(error_file=word, message=f"{ranks.LOST} (oh)", exitcode=2, timestamp=0)
     dead = SimpleNamespace(error_file="none", exitcode=-9, timestamp=1, signal_name=lambda: "SIGKILL")
     assert str(launch._why({0: lost, 1: failed})) == "the data are not here"
     assert "was killed (rank 1, by SIGKILL)" in str(launch._why({0: lost, 1: dead}))
     assert str(launch._why({0: lost, 1: other})) == f"{ranks.LOST} (oh)"
+
+
+def test_devices_that_do_not_work_together_leave_one_alone(made, home, call, monkeypatch):
+    """Found, and not asked for: the run is made all the same. Asked for, it is not done otherwise."""
+
+    def failing(devices, script, argv):
+        raise SystemExit(1)
+
+    monkeypatch.setattr(machine, "devices", lambda config: 2)
+    monkeypatch.setattr(launch, "once_a_device", failing)
+    said = call("train", "modelB", "--data", made, *CPU, "name=alone")
+    assert said.code == 0 and "2 devices failed to train together (exit code 1, see above)" in said.err
+    assert json.loads((home / "runs/alone/run.json").read_text())["devices"] == 1
+    with pytest.raises(SystemExit):
+        call("train", "modelB", "--data", made, *CPU, "name=pair", "devices=2")
 
 
 @pytest.mark.parametrize(

@@ -63,16 +63,19 @@ def _why(failures: dict) -> UserError | SystemExit:
     said = [one for one in failures.values() if os.path.isfile(one.error_file)]
     words = [one.message for one in sorted(said, key=lambda one: one.timestamp)]
     own = [word for word in words if not word.startswith(ranks.LOST)]
-    killed = [rank for rank, one in failures.items() if one.exitcode < 0 and one.exitcode != -signal.SIGTERM]
+    # SIGABRT is NCCL's own, where GPUs do not answer each other
+    aborted = any(one.exitcode == -signal.SIGABRT for one in failures.values())
+    ends = (-signal.SIGTERM, -signal.SIGABRT)
+    killed = [rank for rank, one in failures.items() if one.exitcode < 0 and one.exitcode not in ends]
     if own:
         return UserError(own[0])
     if killed:
         return UserError(
             f"one of the processes that train together was killed (rank {killed[0]}, by"
             f" {failures[killed[0]].signal_name()}), and the others ended with it: the same command goes on where it"
-            " was saved; where no one killed it, its memory was short: try a smaller batch, or workers=0"
+            " was saved; where no one killed it, its memory was short: try a smaller batch, workers=0 or devices=1"
         )
-    if any(one.exitcode == 1 for one in failures.values()):
+    if aborted or any(one.exitcode == 1 for one in failures.values()):
         return SystemExit(1)
     return UserError(words[0] if words else f"{ranks.LOST}: the same command goes on where it was saved")
 

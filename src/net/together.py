@@ -29,6 +29,7 @@ from core.runs import Run
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=1)  # packing takes hours; a rank that is gone is noticed by its connections
+STEP = timedelta(minutes=10)  # that no step of training takes: GPUs that do not reach each other are given up
 LOOK = 0.5  # seconds after which the first rank looks again whether its launcher lives
 _groups: dict[str, dist.ProcessGroup] = {}
 
@@ -45,7 +46,9 @@ def joined(device: torch.device) -> Iterator[None]:
             signal.signal(number, lambda found, frame: None)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    on_gpu = device.type == "cuda"
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=STEP if on_gpu else PATIENCE)
+    dist.all_reduce(torch.zeros(1, device=device))  # the first word between GPUs: better now than after packing
     everyone, here = range(ranks.count()), ranks.local_count()
     groups = {"words": [everyone], "end": [everyone], "machine": [everyone[at : at + here] for at in everyone[::here]]}
     for name, parts in groups.items():
