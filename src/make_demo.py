@@ -18,7 +18,7 @@ def main(argv: list[str]) -> None:
         default="competition",
         help="the competition's, with solution.csv, or PadChest's",
     )
-    parser.add_argument("--full", action="store_true", help="as large and as hard as the competition's")
+    parser.add_argument("--full", action="store_true", help="as large as the competition's, with its counts, and hard")
     parser.add_argument("--images", type=int, help="with --full: fewer, in its proportions and as hard")
     parser.add_argument("--size", type=int, default=synthetic.SIZE, help="pixels, width and height")
     parser.add_argument("--seed", type=int, default=synthetic.SEED)

@@ -62,7 +62,7 @@ board [--offline]
 doctor
     what is here and what is missing: packages, data, weights, credentials (never their values)
 make-demo DIR [--full] [--images N] [--size PIXELS] [--seed S] [--layout competition|padchest]
-    a synthetic data set; --full: 51,043 + 17,015 images with the competition's own counts, and signs as hard to see
+    a synthetic data set; --full: 51,043 + 17,015 images with the competition's own counts, and faint signs
 worlds [--seeds N] [--rows N] [--peers] [--json FILE]
     every decision rule in worlds whose best decision is known; --peers: others' calibrators there
 bench [CONFIG] [--data DIR] [--seconds S] [--rounds N] [--variants] [--json FILE] [key=value ...]

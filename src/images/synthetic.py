@@ -137,7 +137,7 @@ def class_counts(images: int, full: bool = False) -> np.ndarray:
 
 def competition(images: int, size: int, seed: int, full: bool = False) -> Plan:
     """train.csv, test.csv, a 10-row sample_submission.csv, and solution.csv with the labels of the test part; 8-bit
-    images. With `full` as many of every class, and as hard to tell, as in the competition."""
+    images. With `full` as many of every class as in the competition, and about as hard to tell."""
     classes, counts = list(SIGNS), class_counts(images, full)
     share = FULL_TEST_SHARE if full else TEST_SHARE
     truth = np.repeat(np.arange(len(classes)), counts)
@@ -278,7 +278,7 @@ def make(
     full: bool = False,
 ) -> list[str]:
     """Write images/, demo.json and the tables of a layout, whose names are returned (see the plans in LAYOUTS). `full`:
-    the competition's own counts, or their proportions, and signs that are as hard to see.
+    the competition's own counts, or their proportions, and signs that are hard to see.
 
     The same arguments give the same files. `folder` appears only when it is whole. Raises UserError when it exists.
     """
