@@ -316,7 +316,8 @@ def test_pooled_rows_compare_with_a_run_that_holds_them_in_another_order(done):
     found = problem.paired(
         [Evidence([val], None, calibration, "argmax")], [Evidence([val.take(order)], None, calibration, "argmax")], {}
     )
-    assert found["difference"] == {"score": 0, "interval": [0, 0]} and found["further"]["macro AUC"]["difference"] == 0
+    assert found["difference"] == {"score": 0, "interval": [0, 0], "both": None}
+    assert found["further"]["macro AUC"]["difference"] == 0
     assert logits_file.same_rows(val.take(order[1:]), val) is None
 
 
