@@ -180,12 +180,17 @@ def lines(found: dict[str, dict[str, list[Pass]]]) -> list[str]:
             middle, low, high = throughput.median(passes)
             waited = np.median([one.waited / one.seconds for one in passes])
             gpu, host = (max(getattr(one, what) for one in passes) / 1e6 for what in ("gpu", "host"))
-            spread = f"{low:,.0f} … {high:,.0f}"
+            spread = f"{speed(low)} … {speed(high)}"
             said.append(
-                f"  {name:36}{middle:>9,.0f}{spread:>20}{middle / first:>7.2f}{waited:>9.0%}{passes[0].bytes:>13,.0f}"
-                f"{gpu:>9,.0f}{host:>9,.0f}"
+                f"  {name:36}{speed(middle):>9}{spread:>20}{middle / first:>7.2f}{waited:>9.0%}"
+                f"{passes[0].bytes:>13,.0f}{gpu:>9,.0f}{host:>9,.0f}"
             )
     return said
+
+
+def speed(images: float) -> str:
+    """Images a second, with digits where they are few."""
+    return f"{images:,.0f}" if images >= 20 else f"{images:.2f}"
 
 
 def verdict(config: Config, found: dict[str, dict[str, list[Pass]]]) -> list[str]:
