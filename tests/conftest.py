@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,12 @@ def home(tmp_path, monkeypatch) -> Path:
     (tmp_path / "home").mkdir()
     monkeypatch.chdir(tmp_path)
     return tmp_path / "home"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def heard():
+    """Ctrl-C is heard here, also where a shell's background job, such as this one, would ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -622,7 +622,7 @@ def mistakes(chests: Path, singles: Path, tmp_path: Path) -> dict[str, tuple[lis
             "--paired compares auc, which --metric leaves out",
         ),
         "tables without runs": (["0.7±0.1,3", "0.8±0.1,3", "--table9", LIZ], "only published results were given"),
-        "table 9 of the competition": ([singles / "a", "--table9", LIZ], "hold no AUC of the labels"),
+        "table 9 of the competition": ([singles / "a", "--table9", LIZ], "hold no auc of the labels"),
         "a label twice": ([weak, "--table9", unpublished], "bad.csv, line 3: 'scoliosis' with auc '0.8' will not do"),
         "no common label": ([weak, "--table9", foreign], "is among the published ones (hernia)"),
         "no header": ([weak, "--table9", headless], "lacks the columns label, auc: wanted are lines of label,auc"),
