@@ -245,11 +245,10 @@ def unfused(bench: Bench) -> Iterator[None]:
 
 @contextmanager
 def tried(bench: Bench) -> Iterator[None]:
-    torch.use_deterministic_algorithms(False)
-    torch.backends.cudnn.benchmark = True
-    yield
-    torch.use_deterministic_algorithms(bench.config.deterministic, warn_only=True)
-    torch.backends.cudnn.benchmark = False
+    with peers.undetermined():
+        torch.backends.cudnn.benchmark = True
+        yield
+        torch.backends.cudnn.benchmark = not bench.config.deterministic
 
 
 @contextmanager

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from answers import external
+from core import folds
 from core.commands import Parser
 from core.config import read_yaml
 from core.data_set import Source, Table, Tables
 from core.errors import UserError, command, some
 from core.files import ROOT, shown, write_json, write_rows
-from core.logits_file import Logits
 from core.task import Task
 from tasks import registry
 from tasks.opened import Opened, open_run
@@ -50,26 +50,35 @@ def elsewhere(run: Opened, given: Namespace) -> dict:
     if run.about.get("baseline"):
         raise UserError(f"{shown(run.folder)} is a baseline, without a network to look at other images with")
     there = registry.task_of(registry.load(given.config, given.settings)) if given.config else run.task
-    from images import locate  # here, for what follows loads OpenCV and torch
+    import predict  # here, for it loads OpenCV and torch
+    from core.runs import Run
+    from images import locate, prepare
+    from net import machine
 
-    source = locate.opened(Path(given.data), f"--data {given.data}", there.layout)
-    table = unseen(read(there, source, run, read_yaml(given.map)), run)
-    ours, theirs = zip(*external.matches(run.about["classes"], table.classes, read_yaml(given.map)), strict=True)
+    source, same = locate.opened(Path(given.data), f"--data {given.data}", there.layout), read_yaml(given.map)
+    table = unseen(read(there, source, run, same), run)
+    ours, theirs = zip(*external.matches(run.about["classes"], table.classes, same), strict=True)
     classes = [run.about["classes"][c] for c in ours]
-    targets = table.targets[:, theirs]
     print(f"compared: {some(pairs(classes, [table.classes[k] for k in theirs]), 30)}", flush=True)
-    p = run.task.posterior(looked_at(run, source, table), run.calibration)[:, ours]
+    alone = {"folds": 0, "fold": "all", "split": "auto", "limit": 0}
+    task = registry.task_of(run.config.model_copy(update=alone))
+    found = Tables(table, table.ids[:0])
+    prepared = prepare.images(source, found, task, machine.device(task.config), run.folder)
+    table = prepared.labelled
+    asked = Table(table.ids, run.about["classes"], np.full((len(table.ids), len(run.about["classes"])), np.nan))
+    logits = [predict.said(Run(one.folder), one.config, prepared.pack, asked) for one in run.networks]
+    p = run.task.posterior(logits, run.calibration)[:, ours]
     patients = table.known.get("patient")
     if patients is None:
         print(
             "patients are not known there: intervals go by image, and the run may know other images of the same people"
         )
-    found = external.report(classes, p, targets, table.ids if patients is None else patients)
+    report = external.report(classes, p, table.targets[:, theirs], table.ids if patients is None else patients)
     name = given.config or run.config.task
     place = run.folder / f"external-{Path(name).stem}.json"
-    write_json(place, {"run": run.config.name, "data": str(source.folder), "config": name, **found})
-    print("\n".join([*external.lines(found), f"wrote {shown(place)}"]))
-    return found
+    write_json(place, {"run": run.config.name, "data": str(source.folder), "config": name, **report})
+    print("\n".join([*external.lines(report), f"wrote {shown(place)}"]))
+    return report
 
 
 def read(there: Task, source: Source, run: Opened, same: dict) -> Table:
@@ -88,42 +97,12 @@ def pairs(ours: list[str], theirs: list[str]) -> list[str]:
 def unseen(table: Table, run: Opened) -> Table:
     """The rows of whose images, and patients where both sets name them, the run has seen none in training or
     validation."""
-    seen = [row | {"id": one} for one, row in run.rows.items() if row["part"] != "test"]
-    known = np.isin(table.ids, [row["id"] for row in seen])
-    if "patient" in table.known:
-        known |= np.isin(table.known["patient"], [row["patient"] for row in seen if row.get("patient")])
+    known = folds.among(table, [row for row in run.rows.values() if row["part"] != "test"])
     if known.all():
         raise UserError(f"{shown(run.folder)} has learned from every image or patient of that data set")
     if known.any():
         print(f"left out: {known.sum()} of {len(known)} images, which or whose patients the run has learned from")
     return table.take(~known)
-
-
-def looked_at(run: Opened, source: Source, table: Table) -> list[Logits]:
-    """What every network of the run says of these images, as a logits file each."""
-    from core.runs import Run
-    from images import loader, prepare
-    from net import infer, model, refit
-    from net import machine as machinery
-
-    alone = {"folds": 0, "fold": "all", "split": "auto", "limit": 0}
-    task: Task = registry.task_of(run.config.model_copy(update=alone))
-    machine = machinery.pick(task.config)
-    prepared = prepare.images(source, Tables(table, table.ids[:0]), task, machine.device, run.folder)
-    table, found = prepared.labelled, []
-    for one in run.networks:
-        net = machine.place(model.build(one.config, len(run.about["classes"]), "none"))
-        refit.answering(net, one.config, Run(one.folder), machine.device)
-        batches = loader.in_order(
-            prepared.pack, table, task.config.batch, machine.workers, machine.device.type == "cuda"
-        )
-        with machinery.sufficient(task.config):
-            logits = infer.logits(net, batches, task.config.views, machine, "predicting")
-        about, unknown = one.about, np.full(logits.shape[1:], np.nan, np.float32)
-        counts, prior = np.array(about["counts"]), np.array(about["prior"])
-        classes = np.array(about["classes"])
-        found.append(Logits(table.ids, logits, unknown, classes, counts, about["rows"], prior))
-    return found
 
 
 def arguments(argv: list[str]) -> Namespace:

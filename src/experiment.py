@@ -106,7 +106,7 @@ class Place:
     running: list[subprocess.Popen] = field(default_factory=list)
 
 
-def train(cell: Cell, run: Path, data: Data, lock: int, place: Place = Place()) -> None:
+def train(cell: Cell, run: Path, data: Data, lock: int, place: Place) -> None:
     """The main job for one run, its output added to the run's output.log. Raises UserError with its last words when it
     fails."""
     words = [
@@ -282,9 +282,10 @@ def by_label(study: Study, task: Task, cells: Sequence[Cell], records: dict[str,
     sides = compare.sides([f"{row}={','.join(map(str, its))}" for row, its in runs.items() if its])
     said = []
     for name, file in study.per_label.items():
-        published = compare.read_published(ROOT / "configs" / "published" / file, name)
+        path = ROOT / "configs" / "published" / file
+        published = compare.read_published(path, name)
         deltas = [compare.label_deltas(side, published, name) for side in sides]
-        said += ["", *compare.delta_lines(deltas, ROOT / "configs" / "published" / file, task.headings[name])]
+        said += ["", *compare.delta_lines(deltas, path, task.headings[name])]
     return said
 
 

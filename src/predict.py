@@ -10,11 +10,14 @@ import numpy as np
 
 from core import folds, ranks
 from core.commands import Parser
+from core.config import Config
+from core.data_set import Table
 from core.files import shown
 from core.logits_file import Logits, write_logits
 from core.runs import Run
 from core.task import Task
 from images import loader, prepare
+from images.pack import Pack
 from images.prepare import Prepared
 from net import infer, model, refit, together
 from net import machine as machinery
@@ -30,22 +33,27 @@ def predict(run: Run, prepared: Prepared, task: Task) -> None:
     if about.get("baseline"):
         raise UserError(f"{shown(run.folder)} is a baseline ({about['baseline']}) and has no network to predict with")
     prepare.same(run, prepared)
-    classes, machine = np.array(about["classes"]), machinery.pick(config)
-    net = machine.place(model.build(config, len(classes), weights="none"))
-    together.first(refit.answering, net, config, run, machine.device)
-    together.spread(net)
     test = folds.to_predict(run, prepared.labelled, prepared.unlabelled, task)
-    pin = machine.device.type == "cuda"
-    batches = loader.in_order(prepared.pack, test, config.batch, machine.workers, pin, of="batches")
-    with run.timed("predict"), machinery.sufficient(config):
-        logits = infer.logits(net, batches, config.views, machine, "predicting")
+    with run.timed("predict"):
+        content = said(run, config, prepared.pack, test)
     if ranks.rank():
         return
-    counts, prior = np.array(about["counts"]), np.array(about["prior"])
-    content = Logits(test.ids, logits, test.targets, classes, counts, about["rows"], prior)
     write_logits(run / "test_logits.npz", content)
     run.seal("test_logits.npz")
     run.save(predicted=[about["best_epoch"], prepared.pack.fingerprint(test.ids)])
+
+
+def said(run: Run, config: Config, pack: Pack, table: Table) -> Logits:
+    """What a run's network says of the images of a table, in its views; their targets are the table's, float [N, C]."""
+    about, machine = run.about, machinery.pick(config)
+    net = machine.place(model.build(config, len(about["classes"]), weights="none"))
+    together.first(refit.answering, net, config, run, machine.device)
+    together.spread(net)
+    batches = loader.in_order(pack, table, config.batch, machine.workers, machine.device.type == "cuda", of="batches")
+    with machinery.sufficient(config):
+        logits = infer.logits(net, batches, config.views, machine, "predicting")
+    classes, counts, prior = (np.array(about[name]) for name in ("classes", "counts", "prior"))
+    return Logits(table.ids, logits, table.targets, classes, counts, about["rows"], prior)
 
 
 def main(argv: list[str]) -> None:

@@ -293,7 +293,7 @@ def test_a_process_that_fails_is_one_sentence(script, sentence, tmp_path, write,
     cell = studies.cells(studies.read(str(write()))[1], write())[0]
     monkeypatch.setattr(experiment, "ROOT", tmp_path)
     with experiment.alone(tmp_path / "run") as lock, pytest.raises(UserError, match=sentence):
-        experiment.train(cell, tmp_path / "run", experiment.Data(made, "x", True, False), lock)
+        experiment.train(cell, tmp_path / "run", experiment.Data(made, "x", True, False), lock, experiment.Place())
 
 
 def test_a_run_that_an_orphan_works_on_is_waited_for(tmp_path):

@@ -71,7 +71,7 @@ def cross_fitted(vals: Sequence[Logits], patients: np.ndarray | None, costs: Cos
     for name, each in p.items():
         answers = bayes_scores(each, counts, costs).argmax(axis=1)
         score = summary(tally_one_hot(rows.targets, answers), costs)["score"]
-        found[name] = nll(np.maximum(each, TINY), truth), score
+        found[name] = nll(each, truth), score
     return found
 
 

@@ -3,7 +3,7 @@ whenever it is used."""
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -205,6 +205,15 @@ def is_kept(folder: Path, about: dict) -> bool:
     """Whether the run's folds.csv is there, and the very file that the run was trained with."""
     path = folder / "folds.csv"
     return path.is_file() and digest(path.read_bytes()) == about.get("split")
+
+
+def among(table: Table, rows: Sequence[Mapping[str, str]]) -> np.ndarray:
+    """Which images of a table are among these rows of some run's folds.csv, or, where both name patients, of one of
+    their patients: bool [N]."""
+    found = np.isin(table.ids, [row["id"] for row in rows])
+    if "patient" in table.known:
+        found |= np.isin(table.known["patient"], [row["patient"] for row in rows if row.get("patient")])
+    return found
 
 
 def content(table: Table, parts: np.ndarray) -> bytes:

@@ -7,7 +7,7 @@ torchvision, float32), Albumentations on RGB arrays, and timm's own loader; the 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -137,14 +137,10 @@ class Trainer:
     """A timm network with its own classifier, in a plain loop."""
 
     def __init__(self, config: Config, classes: int, machine: Machine, amp: bool):
-        self.machine, self.amp = machine, amp and machine.dtype != torch.float32
+        self.machine = machine if amp else replace(machine, dtype=torch.float32)
         self.net = timm.create_model(config.model, num_classes=classes, drop_rate=config.dropout).to(machine.device)
         self.optimizer = torch.optim.AdamW(self.net.parameters(), config.lr, weight_decay=config.weight_decay)
-        scaled = self.amp and machine.dtype == torch.float16
-        self.scaler = torch.amp.GradScaler(machine.device.type, enabled=scaled)
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.machine.device.type, self.machine.dtype, enabled=self.amp)
+        self.scaler = self.machine.scaler()
 
     def epoch(self, loader: DataLoader, loss: Loss) -> Pass:
         def work(watched: Watched) -> None:
@@ -155,7 +151,7 @@ class Trainer:
                 if targets.ndim == 1:
                     targets = nn.functional.one_hot(targets, self.net.num_classes).float()
                 self.optimizer.zero_grad(set_to_none=True)
-                with self.autocast():
+                with self.machine.autocast():
                     logits = self.net(images)
                 self.scaler.scale(loss(logits, targets)).backward()
                 self.scaler.step(self.optimizer)

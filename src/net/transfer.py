@@ -84,15 +84,12 @@ def _bare(name: str) -> str:
 def require_apart(config: Config, table: Table, parts: np.ndarray) -> None:
     """Raises UserError where that run has learned from images, or patients, that this one is judged by: it would have
     seen the answers."""
-    path, held = folder(config), parts != "training"
+    path, held = folder(config), table.take(parts != "training")
     learned = [row for row in folds.of_run(path, read_run(path)).values() if row["part"] == "training"]
-    units = "images", table.ids[held], {row["id"] for row in learned}
-    if "patient" in table.known and learned and "patient" in learned[0]:
-        units = "patients", table.known["patient"][held], {row["patient"] for row in learned}
-    what, ours, theirs = units
-    both = sorted(set(ours.tolist()) & theirs)
-    if both:
+    both = held.ids[folds.among(held, learned)]
+    if len(both):
         raise UserError(
-            f"weights = {shown(path)} has learned from {len(both)} of the {len(set(ours.tolist()))} {what} that this"
-            f" run is judged by ({some(both, 3)}), so its figures would mean nothing: give both the same folds or split"
+            f"weights = {shown(path)} has learned from {len(both)} of the {len(held.ids)} images that this run is"
+            f" judged by, or their patients ({some(both, 3)}), so its figures would mean nothing: give both the same"
+            " folds or split"
         )
