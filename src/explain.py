@@ -200,6 +200,8 @@ def main(argv: list[str]) -> None:
         )
     columns = _columns(given.labels, about["classes"])
     source = prepare.source_of(given.run, about, task, given.data)
+    if any(row["part"] == "test" for row in opened.rows.values()):
+        opened.predicted  # noqa: B018 - its test images are shown, and asked for where they are not there
     content, examples = task.examples(opened.evidence, columns, given.number)
     out = given.out or given.run / "figures"
     rows = explain(Run(given.run), source, task, content, examples, given.masks, out)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from answers import multi_label, stats
-from answers.multi_label_report import HEADINGS
+from answers.multi_label_report import HEADINGS, judged
 from core import page
 from core.examples import Example, falling, in_turn
-from core.logits_file import Logits, pooled
+from core.logits_file import Logits
 from core.page import Cell, Folded, Section, Table, Text, Tiles, ends, estimate, shown
 from core.task import Beside, Evidence, Rows, Standing, Verdict
 
@@ -224,11 +224,7 @@ def striking(
 ) -> tuple[Logits, dict[str, list[Example]]]:
     """The negatives that were given the highest probability of a label, each label in turn, and the positives of the
     rarest labels that were given theirs; of the test part, where its labels are known."""
-    if found.tests is not None:
-        content, p = found.tests[0], multi_label.probabilities(found.tests, found.calibration, found.rule)
-    else:
-        content = pooled(found.vals, exclusive=False)
-        p = multi_label.out_of_fold(found.vals, found.calibration, found.rule)
+    content, p = judged(found)
     positives = (content.targets == 1).sum(axis=0)
     labels = [c for c in np.argsort(positives, kind="stable").tolist() if positives[c]]
 

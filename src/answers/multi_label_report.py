@@ -577,25 +577,21 @@ CERTAIN = 0.9  # the probability that the thesis asks of an image that it explai
 
 
 def examples(found: Evidence, labels: Sequence[int], number: int) -> tuple[Logits, list[Example]]:
-    """Images of the test part as the thesis chose them: exactly one positive label, and p > 0.9 for it under `rule`.
+    """Images of the test part (without one, of the validation part, each by the network that did not see it) as the
+    thesis chose them: exactly one positive label, and p > 0.9 for it under `rule`.
 
     Of the columns `labels` each in turn, its most probable image first, at most `number` in all. Where no image passes
     0.9 the most probable ones are taken, and `why` says so. Also returns the logits file whose rows they are. Raises
-    UserError without a test part, or without an image that has exactly one positive label, one of `labels`.
+    UserError without an image that has exactly one positive label, one of `labels`.
     """
-    if found.tests is None:
-        raise UserError(
-            "the run has no test_logits.npz yet, and its examples are test images: run the command that began it once"
-            " more"
-        )
-    test = found.tests[0]
-    p, positive = probabilities(found.tests, found.calibration, found.rule), test.targets == 1
-    single, label = (positive.sum(axis=1) == 1) & ~np.isnan(test.targets).any(axis=1), positive.argmax(axis=1)
+    content, p = judged(found)
+    positive, part = content.targets == 1, "validation" if found.tests is None else "test"
+    single, label = (positive.sum(axis=1) == 1) & ~np.isnan(content.targets).any(axis=1), positive.argmax(axis=1)
     rows = np.flatnonzero(single & np.isin(label, labels))
     if not len(rows):
         raise UserError(
-            "no image of the test part has exactly one positive label that is among the wanted ones: name others with"
-            " --labels, or split with more test images"
+            f"no image of the {part} part has exactly one positive label that is among the wanted ones: name others"
+            f" with --labels, or split with more {part} images"
         )
     why, sure = f"one positive label, p > {CERTAIN}", rows[p[rows, label[rows]] > CERTAIN]
     if len(sure):
@@ -603,4 +599,12 @@ def examples(found: Evidence, labels: Sequence[int], number: int) -> tuple[Logit
     else:
         why = f"one positive label; none has p > {CERTAIN}, so the most probable"
     queues = [[Example(row, c, p[row, c], why) for row in falling(rows[label[rows] == c], p[:, c])] for c in labels]
-    return test, in_turn(queues, number)
+    return content, in_turn(queues, number)
+
+
+def judged(found: Evidence) -> tuple[Logits, np.ndarray]:
+    """The images by which a run is shown, and their probabilities [N, C] under its rule: those of the test part, where
+    its labels are known, otherwise of the validation part."""
+    if found.tests is not None:
+        return found.tests[0], probabilities(found.tests, found.calibration, found.rule)
+    return pooled(found.vals, exclusive=False), out_of_fold(found.vals, found.calibration, found.rule)

@@ -51,6 +51,8 @@ class Config(BaseModel):
     # of the body's feature maps that are pooled instead of what its own head pools, as 16; the body ends at the last
     strides: list[Annotated[int, Field(ge=1, le=64)]] = later([])
     pooling: Literal["mean", "mean_std"] = later("mean")  # over the positions of each of those maps
+    # what the head is told of the patient beside the image, see core/metadata.py
+    metadata: list[Literal["age", "sex", "view", "follow_up"]] = later([])
     # hidden layers between features and classes: units/dropout, as 256/0.30->128/0.30
     head: Annotated[str, Field(pattern=HEAD)] = "none"
 
@@ -143,6 +145,18 @@ class Config(BaseModel):
     def _maps_to_pool(cls, value, info):
         if value != "mean" and not info.data.get("strides"):
             raise ValueError("without strides the network pools its last map itself: name the maps with strides=")
+        return value
+
+    @field_validator("metadata", mode="before")
+    @classmethod
+    def _named(cls, value):
+        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("metadata")
+    @classmethod
+    def _told_once(cls, value):
+        if len(set(value)) < len(value):
+            raise ValueError("each is told once")
         return value
 
     @field_validator("folds")

@@ -68,10 +68,11 @@ class Table:
 @dataclass(frozen=True)
 class Tables:
     """A data set's label side: the labelled table, and the ids without labels that are to be predicted, in their
-    order."""
+    order, with what is known of them, str [N] each."""
 
     labelled: Table
     unlabelled: np.ndarray
+    known: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def check_ids(ids: np.ndarray, path: Path) -> None:

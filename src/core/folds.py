@@ -160,7 +160,7 @@ def _check(found: np.ndarray, table: Table, task: Task, given: Path | None) -> N
                 f"{shown(given) if given else 'the split'} has {(times > 1).sum()} patients in more than one part: "
                 f"{some(names[times > 1])}; all images of a patient belong into one"
             )
-    for part in task.parts if not task.config.crossed else np.unique(found):
+    for part in np.unique(found) if task.config.folds else task.parts:
         targets = table.targets[found == part]
         if not len(targets) and given:
             raise UserError(f"{shown(given)} has no image for {part}: it must part the images into {some(task.parts)}")

@@ -78,7 +78,8 @@ class Share(BatchSampler):
 
 
 class Images(Dataset):
-    """Rows of a packed array with their targets. An item: uint8 [1, S, S], float32 [C].
+    """Rows of a packed array with their targets. An item: uint8 [1, S, S], float32 [C]; between them, where the network
+    is told more than the image, float32 [M].
 
     Holds the path, not the pixels: every worker maps the file for itself, and memory stays the page cache's.
     """
@@ -86,6 +87,7 @@ class Images(Dataset):
     def __init__(self, pack: Pack, ids: np.ndarray, targets: np.ndarray, augment: Augment | None = None, seed: int = 0):
         self.array, self.rows, self.targets = pack.array, pack.rows(ids), np.asarray(targets, np.float32)
         self.augment, self.seed, self._mapped = augment, seed, None
+        self.covariates = None if pack.covariates is None else pack.covariates[self.rows]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -93,13 +95,14 @@ class Images(Dataset):
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_mapped": None}  # pickling a mapping would copy the whole array
 
-    def __getitem__(self, draw: Draw) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, draw: Draw) -> tuple[torch.Tensor, ...]:
         if self._mapped is None:
             self._mapped = np.load(self.array, mmap_mode="r")
         image = np.array(self._mapped[self.rows[draw.index]])
         if self.augment:
             image = self.augment(image, (self.seed, draw.epoch, draw.position))
-        return torch.from_numpy(image)[None], torch.from_numpy(self.targets[draw.index])
+        told = [] if self.covariates is None else [torch.from_numpy(self.covariates[draw.index])]
+        return torch.from_numpy(image)[None], *told, torch.from_numpy(self.targets[draw.index])
 
 
 def in_order(pack: Pack, table: Table, batch: int, workers: int, pin: bool, of: Of = "all") -> DataLoader:
@@ -112,7 +115,7 @@ def in_order(pack: Pack, table: Table, batch: int, workers: int, pin: bool, of: 
 def batched(
     images: Images, order: Order, batch: int, workers: int, pin: bool, drop_last: bool = False, of: Of = "all"
 ) -> DataLoader:
-    """Batches uint8 [B, 1, S, S] and float32 [B, C] in the given order; `of` them what a `Share` is."""
+    """Batches of items in the given order, uint8 [B, 1, S, S] and float32 [B, C]; `of` them what a `Share` is."""
     return DataLoader(
         images,
         batch_sampler=Share(order, batch, drop_last, of),

@@ -46,11 +46,12 @@ class Crop(Protocol):
 @dataclass(frozen=True)
 class Pack:
     """Packed images: `array` is a .npy file of uint8 [N, S, S]; row i is the image of `ids[i]` (sorted), `sums[i]` its
-    CRC-32."""
+    CRC-32, and `covariates[i]`, float32 [N, M], what the network is told beside it."""
 
     array: Path
     ids: np.ndarray
     sums: np.ndarray
+    covariates: np.ndarray | None = None
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """The row of every id, int [n]."""
@@ -59,8 +60,12 @@ class Pack:
         return rows
 
     def fingerprint(self, ids: np.ndarray) -> str:
-        """A hash of these ids and of their packed pixels."""
-        return digest(json.dumps([list(map(str, ids)), self.sums[self.rows(ids)].tolist()]).encode())
+        """A hash of these ids, of their packed pixels, and of what is told beside them."""
+        rows = self.rows(ids)
+        content = [list(map(str, ids)), self.sums[rows].tolist()]
+        if self.covariates is not None:
+            content.append(self.covariates[rows].tolist())
+        return digest(json.dumps(content).encode())
 
 
 def pack(

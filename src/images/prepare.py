@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from core import folds
+from core import folds, metadata
 from core.config import Config
 from core.data_set import Layout, Source, Table, Tables
 from core.errors import UserError, some
@@ -77,7 +77,8 @@ def _say_synthetic(slug: str, layout: Layout, want_demo: bool, quick: bool) -> N
 def tables(source: Source, task: Task) -> Tables:
     """The label side of a data set, its labelled rows cut to `limit`."""
     found = task.read(source)
-    return Tables(found.labelled.some(task.config.limit, task.config.chosen_split_seed), found.unlabelled)
+    metadata.require(found.labelled, task.config)
+    return replace(found, labelled=found.labelled.some(task.config.limit, task.config.chosen_split_seed))
 
 
 def images(source: Source, found: Tables, task: Task, device: torch.device, run: Path) -> Prepared:
@@ -95,6 +96,10 @@ def images(source: Source, found: Tables, task: Task, device: torch.device, run:
         )
     if failed:
         table = _without(failed, source, found, places, config)
+    if config.metadata:
+        parts = (found.labelled.known, len(found.labelled.ids)), (found.known, len(found.unlabelled))
+        told = np.concatenate([metadata.encoded(*part, config) for part in parts])
+        packed = replace(packed, covariates=told[np.argsort(ids)])  # in the order of packed.ids
     return Prepared(source, folds.numbered(table, task, run), found.unlabelled, packed)
 
 

@@ -38,6 +38,9 @@ def check(config: Config, task: Task, begun: bool = False) -> None:
         raise UserError(f"rule = {config.rule!r}: a {task.name} run decides by one of {some(task.rules)}")
     if config.split != "auto" and not begun and not Path(config.split).is_file():
         raise UserError(f"split = {shown(Path(config.split))}: there is no such file")
+    if unknown := [name for name in config.metadata if name not in task.metadata]:
+        known = f"{some(task.metadata)} only" if task.metadata else "nothing of a patient"
+        raise UserError(f"metadata = {some(unknown)}: the tables of a {task.name} run tell {known}: leave it out")
     _check_recipe(config, task)
     curves.check(config)
     lungs.check(config.crop, config.masks)
@@ -67,7 +70,15 @@ def _check_recipe(config: Config, task: Task) -> None:
 
 
 def warn(config: Config, task: Task) -> None:
-    """Say so when a network's name says that it has seen the images it will be tested on."""
+    """Say so when a network's name says that it has seen the images it will be tested on, and when it is told what is
+    known to mislead."""
+    if "view" in config.metadata or "follow_up" in config.metadata:
+        print(
+            "WARNING: metadata tells how, or how often, a patient is imaged: people in bed are imaged from the front"
+            " (AP), so this is a sign of how ill they are, not of what is on the image, and a shortcut elsewhere."
+            " Judge the run on another hospital's images, too (evaluate --data).",
+            file=sys.stderr,
+        )
     names = f"{config.model} {Path(config.weights).name}"
     if transfer.is_run(config.weights):
         names += f" {read_run(Path(config.weights))['config'].get('task')}"

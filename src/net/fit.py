@@ -117,11 +117,12 @@ def train_epoch(learner: Learner, batches: Batches, loss: Loss, run: Run) -> boo
         queue = enumerate(loader, first) if done.steps < learner.steps else None
         while done.steps < learner.steps:
             group = []
-            for place, (images, targets) in islice(queue, config.accumulate):
-                images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+            for place, parts in islice(queue, config.accumulate):
+                images, *rest = (part.to(device, non_blocking=True) for part in parts)
                 key = (config.seed, epoch, place, *together.of_several())
-                mixed = mix(images, targets, config.mix, config.mix_alpha, config.mix_probability, key)
-                group.append((*mixed, size))
+                joined = torch.cat(rest, dim=1)  # what is told beside an image is mixed like its targets
+                mixed, joined = mix(images, joined, config.mix, config.mix_alpha, config.mix_probability, key)
+                group.append((mixed, *joined.split([part.shape[1] for part in rest], dim=1), size))
             with unbroken():
                 together.reseed(config.seed, epoch, done.steps)
                 train_step(learner, group, loss, trained)
@@ -140,20 +141,19 @@ def train_epoch(learner: Learner, batches: Batches, loss: Loss, run: Run) -> boo
     return True
 
 
-def train_step(
-    learner: Learner, group: list[tuple[torch.Tensor, torch.Tensor, int]], loss: Loss, trained: list[nn.Parameter]
-) -> None:
+def train_step(learner: Learner, group: list[tuple], loss: Loss, trained: list[nn.Parameter]) -> None:
     """Forward and backward of every batch of the group, then clip and step once, on the mean loss of the group's
-    images; the epoch under way counts it. A batch comes with the number of its images, of which each of several ranks
-    has a part: what it makes of that is weighted so that the mean over the ranks is that of the whole batch."""
+    images; the epoch under way counts it. A batch, what the network is given and the targets, comes with the number of
+    its images, of which each of several ranks has a part: what it makes of that is weighted so that the mean over the
+    ranks is that of the whole batch."""
     config, scaler, done, value = learner.config, learner.scaler, learner.under_way, 0.0
     everyone, learner.stepping = sum(size for *_, size in group), True
     learner.optimizer.zero_grad(set_to_none=True)
-    for number, (images, targets, _) in enumerate(group, start=1):
+    for number, (*inputs, targets, _) in enumerate(group, start=1):
         with together.reduced(learner.model, number == len(group)):
             with learner.machine.autocast():
-                logits = learner.model(images)
-            mean = loss(logits, targets) * (len(images) * ranks.count() / everyone)
+                logits = learner.model(*inputs)
+            mean = loss(logits, targets) * (len(targets) * ranks.count() / everyone)
             scaler.scale(mean).backward()
         value += mean.detach()
     value = together.mean(value)

@@ -37,10 +37,10 @@ def logits(model: nn.Module, batches: DataLoader, views: list[str], machine: Mac
     ranks share the batches, every one has all logits in the end."""
     model.eval()
     parts = []
-    for images, _ in tqdm(batches, desc=what, unit="batch", leave=False, disable=None):
-        images = images.to(machine.device, non_blocking=True)
+    for images, *covariates, _ in tqdm(batches, desc=what, unit="batch", leave=False, disable=None):
+        images, *told = (part.to(machine.device, non_blocking=True) for part in (images, *covariates))
         with machine.autocast():
-            parts.append(torch.stack([model(VIEWS[view](images)) for view in views]).float().cpu())
+            parts.append(torch.stack([model(VIEWS[view](images), *told) for view in views]).float().cpu())
     if getattr(getattr(batches, "batch_sampler", None), "of", "all") == "batches":
         parts = together.in_turn(parts)
     return torch.cat(parts, dim=1).numpy()

@@ -16,6 +16,7 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
+from core import metadata
 from core.config import Config
 from core.errors import UserError, some
 from core.files import shown, write_bytes
@@ -25,7 +26,7 @@ PLAIN = r"cnn([1-7])"  # the names of networks from scratch
 
 
 class Net(nn.Module):
-    """Grey uint8 images [B, 1, S, S] to logits [B, C].
+    """Grey uint8 images [B, 1, S, S], and `covariates` that the head is told beside them [B, M], to logits [B, C].
 
     `mean` and `std` (per channel, of values in [0, 1]) are the body's own and travel in its checkpoints; broadcasting
     against them makes its channels. Layers of the body that are not trained have no gradient and stay in eval mode:
@@ -34,18 +35,30 @@ class Net(nn.Module):
     """
 
     def __init__(
-        self, body: nn.Module, head: nn.Module, mean: tuple, std: tuple, pretrained: bool, norms_rest: bool = False
+        self,
+        body: nn.Module,
+        head: nn.Module,
+        mean: tuple,
+        std: tuple,
+        pretrained: bool,
+        norms_rest: bool = False,
+        covariates: int = 0,
     ):
         super().__init__()
+        self.covariates = covariates  # M
         self.body, self.head, self.pretrained, self.norms_rest = body, head, pretrained, norms_rest
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
         self.resting: list[nn.Module] = []
         self.layout = torch.channels_last  # of the pixels in memory; the weights lie likewise
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor, covariates: torch.Tensor | None = None) -> torch.Tensor:
         pixels = ((images.float() / 255 - self.mean) / self.std).contiguous(memory_format=self.layout)
-        return self.head(self.body(pixels))
+        features = self.body(pixels)
+        if self.covariates:
+            told = features.new_zeros(len(features), self.covariates) if covariates is None else covariates
+            features = torch.cat([features, told.to(features.dtype)], dim=1)
+        return self.head(features)
 
     def share(self, config: Config) -> float:
         """The top share of the body's layers that training changes; all of them when it starts at random."""
@@ -244,8 +257,9 @@ def build(config: Config, classes: int, weights: str) -> Net:
         raise UserError(
             f"model = {config.model!r} cannot take images of {config.size} pixels: choose another size"
         ) from error
-    head = dense(found.shape[1], classes, config.dropout, config.head)
-    net = Net(body, head, cfg["mean"], cfg["std"], config.weights != "none", config.norms == "frozen")
+    told = len(metadata.columns(config))
+    head = dense(found.shape[1] + told, classes, config.dropout, config.head)
+    net = Net(body, head, cfg["mean"], cfg["std"], config.weights != "none", config.norms == "frozen", told)
     return net.to(memory_format=torch.channels_last)
 
 
@@ -265,8 +279,10 @@ def _cut(body: nn.Module, config: Config) -> Maps:
 
 def _from_scratch(config: Config, classes: int, blocks: int) -> Net:
     body = PlainCNN(blocks)
-    head = dense(body.num_features, classes, config.dropout, config.head)
-    return Net(body, head, (0.0,), (1.0,), pretrained=False).to(memory_format=torch.channels_last)
+    told = len(metadata.columns(config))
+    head = dense(body.num_features + told, classes, config.dropout, config.head)
+    net = Net(body, head, (0.0,), (1.0,), pretrained=False, covariates=told)
+    return net.to(memory_format=torch.channels_last)
 
 
 def save_pretrained(name: str, path: Path) -> None:

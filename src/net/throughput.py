@@ -114,8 +114,8 @@ def resident_epoch(learner: Learner, batches: list, loss: Loss, frozen: bool) ->
 
     def work(watched: Watched) -> None:
         learner.net.train()
-        for images, targets in watched:
-            fit.train_step(learner, [(images, targets, len(images))], loss, trained)
+        for batch in watched:
+            fit.train_step(learner, [(*batch, len(batch[0]))], loss, trained)
         learner.under_way.loss.item()
 
     return measured(work, batches, learner.machine, resident=True)
@@ -135,15 +135,15 @@ def loading(loader: DataLoader, machine: Machine) -> Pass:
     """Batches made, and put onto the device, with nothing done to them."""
 
     def work(watched: Watched) -> None:
-        for images, _ in watched:
+        for images, *_ in watched:
             images.to(machine.device, non_blocking=True)
 
     return measured(work, loader, machine)
 
 
-def on_device(loader: DataLoader, machine: Machine) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def on_device(loader: DataLoader, machine: Machine) -> list[tuple[torch.Tensor, ...]]:
     """All batches of a loader, on the device."""
-    return [(images.to(machine.device), targets.to(machine.device)) for images, targets in loader]
+    return [tuple(part.to(machine.device) for part in batch) for batch in loader]
 
 
 def median(passes: list[Pass]) -> tuple[float, float, float]:

@@ -12,11 +12,13 @@ from core.task import Task
 
 
 class ByPatientConfig(Config):
-    test_fraction: Annotated[float, Field(gt=0, lt=1)]  # of the patients, like val_fraction
+    test_fraction: Annotated[float, Field(ge=0, lt=1)]  # of the patients, like val_fraction; 0 only with folds
 
     @field_validator("test_fraction")
     @classmethod
     def _leave_some_to_train(cls, value, info):
+        if not value and not info.data.get("folds"):
+            raise ValueError("without folds, which test on all images, it leaves nothing to test on")
         if value + info.data.get("val_fraction", 0) >= 1:
             raise ValueError(f"with val_fraction = {info.data['val_fraction']} it leaves nothing to train on")
         return value

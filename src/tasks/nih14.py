@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -9,6 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from core import folds
+from core.config import Config
 from core.data_set import Layout, Source, Table, Tables, check_ids
 from core.errors import UserError
 from core.files import shown
@@ -40,9 +42,18 @@ def _labels(rows: pd.DataFrame) -> pd.DataFrame:
     return rows["Finding Labels"].str.replace(r"\s*\|\s*", "|", regex=True).str.get_dummies("|")
 
 
-def _known(rows: pd.DataFrame) -> dict[str, np.ndarray]:
-    columns = {"patient": "Patient ID"} | {name: of for name, of in FURTHER.items() if of in rows}
+def _known(rows: pd.DataFrame, told: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    columns = {"patient": "Patient ID", **FURTHER} | ({"follow_up": "Follow-up #"} if "follow_up" in told else {})
+    columns = {name: of for name, of in columns.items() if of in rows}
     return {name: rows[of].to_numpy(dtype=str) for name, of in columns.items()}
+
+
+def _joined(tables: list[pd.DataFrame], config: Config) -> dict[str, np.ndarray]:
+    """What is known of the images of several tables, nothing where a table does not say it."""
+    columns = [_known(rows, config.metadata) for rows in tables]
+    names = {name for known in columns for name in known}
+    blank = [np.full(len(rows), "") for rows in tables]
+    return {name: np.concatenate([own.get(name, no) for own, no in zip(columns, blank, strict=True)]) for name in names}
 
 
 class Nih14Config(MultiLabelConfig, ByPatientConfig):
@@ -55,6 +66,7 @@ class Nih14(MultiLabel, ByPatient):
     # the labelled table; one that ends in `unlabelled` names images to predict, test_list.txt the official test part
     layout = Layout("nih14", ("Data_Entry_*[!d].csv*",), ("images",), from_kaggle=False)
     views = ("original", "flip", "zoom", "flip_zoom")
+    metadata = ("age", "sex", "view", "follow_up")
     pretrained_on_test = Competition.pretrained_on_test  # the same images
 
     def read(self, source: Source) -> Tables:
@@ -66,15 +78,16 @@ class Nih14(MultiLabel, ByPatient):
             raise UserError(f"{shown(path)} has no row with View Position {' or '.join(config.projections)}")
         found = _labels(rows)
         check_labels(config.labels, found.columns, path)
-        known, ids = _known(rows), rows["Image Index"].to_numpy(dtype=str)
+        known, ids = _known(rows, config.metadata), rows["Image Index"].to_numpy(dtype=str)
         if (official := source.folder / "test_list.txt").is_file():
             tested = official.read_text(encoding="utf-8-sig", errors="replace").split()
             known["official"] = np.where(np.isin(ids, tested), "test", "")
         more = [one for one in sorted(source.folder.glob("Data_Entry_*unlabelled.csv*")) if one.is_file()]
-        unlabelled = [one for file in more for one in read_table(file, COLUMNS[:1], WANTED)["Image Index"]]
-        check_ids(np.array([*every, *unlabelled], dtype=str), source.folder)  # of all tables: each image stands in one
+        further = [read_table(file, COLUMNS[:1], WANTED) for file in more]
+        unlabelled = np.array([one for rows in further for one in rows["Image Index"]], dtype=str)
+        check_ids(np.array([*every, *unlabelled.tolist()], dtype=str), source.folder)  # each image stands in one table
         targets = found[config.labels].to_numpy(np.float32)
-        return Tables(Table(ids, list(config.labels), targets, known=known), np.array(unlabelled, dtype=str))
+        return Tables(Table(ids, list(config.labels), targets, known=known), unlabelled, _joined(further, config))
 
     def whole(self, source: Source) -> Table:
         rows = _opened(source.tables[0])

@@ -22,6 +22,7 @@ class Padchest(MultiLabel, ByPatient):
     Settings = PadchestConfig
     # "." for numbered folders beside the label file
     layout = Layout("padchest", ("PADCHEST*.csv*",), ("images", "."), from_kaggle=False)
+    metadata = ("age", "sex", "view")
     views = ("original",)  # no flip: left and right are findings here
     pretrained_on_test = re.compile(
         r"padchest|(?<![a-z])pc(?![a-z])|xrv|torchxrayvision|res224-all|cxr[-_]?lt", re.IGNORECASE
