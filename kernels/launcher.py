@@ -29,6 +29,7 @@ ACCELERATOR = PUSH["accelerator"]  # the machine_shape that was asked for
 LOCKED = PUSH["locked"]  # name → the versions that the kit was tested with
 WEIGHTS = PUSH["weights"]  # a file in an attached dataset, or nothing
 RESUME = PUSH["resume"]  # whether an earlier run must be there to go on with
+NEEDED = PUSH["needed"]  # name → the version to install where it is absent
 KAGGLE = Path(os.environ.get("CXR_KAGGLE", "/kaggle"))  # a rehearsal has its own
 WORKING = KAGGLE / "working"
 
@@ -85,6 +86,20 @@ def say_where() -> None:
         print("no GPU: the accelerator of this kernel is off, and training will be slow", flush=True)
 
 
+def install() -> None:
+    """What the kit needs and this session lacks, and nothing that it would bring along."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    for name, number in NEEDED.items():
+        try:
+            version(name)
+        except PackageNotFoundError:
+            words = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", f"{name}=={number}"]
+            if subprocess.run(words).returncode:
+                sys.exit(f"error: {name} {number} could not be installed: is the internet of this kernel on?")
+            print(f"installed {name} {number}", flush=True)
+
+
 def resume() -> None:
     """Copy this configuration's run out of an earlier version's output, when one is attached."""
     places = ("*", "*/*", "notebooks/*/*", "kernels/*/*")  # never as deep as the images, which take minutes to list
@@ -138,6 +153,7 @@ def main() -> None:
         if not any((KAGGLE / "input").glob("*")):
             sys.exit("error: nothing is attached to this kernel: is the competition, and are its rules accepted?")
         resume()
+        install()
         say_where()
         # what is to be seen is drawn where the run is fetched
         words = [sys.executable, str(kit / "src" / "main.py"), "--no-page"]

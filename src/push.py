@@ -6,6 +6,7 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
+from core import packages
 from core.commands import Parser
 from core.config import Config
 from core.errors import UserError, command, some
@@ -26,7 +27,10 @@ def arguments(argv: list[str]) -> Namespace:
     )
     parser.add_argument("--accelerator", help="a machine_shape of Kaggle's (NvidiaTeslaT4, which is two of them)")
     parser.add_argument(
-        "--weights", metavar="OWNER/DATASET", help="attach this dataset and take the pretrained weights from it"
+        "--weights", metavar="SET", help="attach this dataset, OWNER/NAME, and take the pretrained weights from it"
+    )
+    parser.add_argument(
+        "--data", metavar="SET", help="attach this dataset, OWNER/NAME: the images and labels of what is no competition"
     )
     parser.add_argument("--no-internet", action="store_true")
     parser.add_argument(
@@ -37,7 +41,7 @@ def arguments(argv: list[str]) -> Namespace:
         _as_before(given)
     for setting in given.settings:
         if setting.startswith("hours=") or (setting.startswith("weights=") and setting not in OWN_WEIGHTS):
-            raise UserError(f"{setting}: a kernel has its own: give --hours H, or --weights OWNER/DATASET")
+            raise UserError(f"{setting}: a kernel has its own: give --hours H, or --weights OWNER/NAME")
     return given
 
 
@@ -51,6 +55,7 @@ def _as_before(given: Namespace) -> None:
         )
     given.settings = before["settings"]
     given.weights = given.weights or before["weights"]
+    given.data = given.data or before.get("data")  # which older versions did not have
     given.no_internet = given.no_internet or before["no_internet"]
 
 
@@ -62,12 +67,17 @@ def configuration(given: Namespace) -> Config:
     if given.no_internet and not given.weights and config.weights == "imagenet":
         raise UserError(
             "without internet the ImageNet weights cannot be fetched: ./run.sh weights CONFIG --publish, then push with"
-            " --weights OWNER/DATASET"
+            " --weights OWNER/NAME"
         )
     for key, without in FILES.items():
         value = getattr(config, key, without[0])
         if value not in without:
             raise UserError(f"{key} = {value}: a file of this machine does not travel with a push: leave {key} out")
+    if given.no_internet and needed(config):
+        raise UserError(
+            f"without internet the kernel cannot install {some(needed(config))}, which Kaggle's machines lack: leave"
+            " --no-internet out"
+        )
     from net import checks, model  # here, for they load torch
 
     checks.check(config, registry.task_of(config))
@@ -77,10 +87,16 @@ def configuration(given: Namespace) -> Config:
     return config
 
 
+def needed(config: Config) -> dict[str, str]:
+    """The packages that Kaggle's machines lack and the kernel installs, with their locked versions."""
+    names = [*registry.TASKS[config.task].packages, *["torchxrayvision"] * (config.crop == "lungs")]
+    return {name: packages.locked()[name][0] for name in names}
+
+
 def metadata(given: Namespace, config: Config) -> dict:
     """The kernel's metadata with what was asked for filled in."""
     from_kaggle = registry.TASKS[config.task].layout.from_kaggle
-    meta = bundle.metadata(given.config, client.owner(), config.slug if from_kaggle else "")
+    meta = bundle.metadata(given.config, client.owner(), config.slug if from_kaggle else "", bool(given.data))
     if from_kaggle and config.slug not in meta["competition_sources"]:
         attached = some(meta["competition_sources"]) or "no competition"
         raise UserError(
@@ -93,7 +109,7 @@ def metadata(given: Namespace, config: Config) -> dict:
     return meta | {
         "enable_internet": not given.no_internet,
         "machine_shape": given.accelerator or meta["machine_shape"],
-        "dataset_sources": [*meta["dataset_sources"], *filter(None, [given.weights])],
+        "dataset_sources": [*meta["dataset_sources"], *filter(None, [given.data, given.weights])],
         "kernel_sources": [*meta["kernel_sources"], *[meta["id"]] * given.resume],
     }
 
@@ -129,15 +145,16 @@ def main(argv: list[str]) -> None:
     run_id = secrets.token_hex(8)  # of this push: the output of an earlier one must not pass for it
     weights = f"{config.model}.safetensors" if given.weights else ""
     settings = [*given.settings, f"hours={given.hours}"]
-    found = bundle.build(given.config, config.name, settings, run_id, meta["machine_shape"], weights, given.resume)
+    asked = given.config, config.name, settings, run_id, meta["machine_shape"], weights, given.resume
+    found = bundle.build(*asked, needed(config))
     if behind := bundle.left_behind():
         print(f"note: not tracked by git, so not pushed: {some(behind)}")
     size = len(found.script.encode())
     print(f"script.py: {size:,} bytes of at most {bundle.LIMIT:,}; bundle {found.digest[:16]}")
     version = send(found.script, meta, config)
     pushed = {"ref": meta["id"], "version": version, "run_id": run_id, "bundle": found.digest, "name": config.name}
-    asked = {"settings": given.settings, "weights": given.weights, "no_internet": given.no_internet}
-    kernels.remember(given.config, {**pushed, "time": round(time.time()), **asked})
+    kept = {name: getattr(given, name) for name in ("settings", "weights", "data", "no_internet")}
+    kernels.remember(given.config, {**pushed, "time": round(time.time()), **kept})
     print(
         f"version {version} is running: {client.SITE}/code/{meta['id']}\n"
         f"./run.sh status {given.config} --wait, then ./run.sh fetch {given.config}"

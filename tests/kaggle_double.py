@@ -312,6 +312,7 @@ class Double:
             )
             kept.mkdir(parents=True, exist_ok=True)
             for file, content in self.datasets[name].items():
+                (kept / file).parent.mkdir(parents=True, exist_ok=True)
                 (kept / file).write_bytes(content)
         slug = slugify(title)
         run = self._start(slug, text, sources)

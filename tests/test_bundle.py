@@ -123,6 +123,18 @@ def test_a_gpu_that_torch_cannot_use_is_refused(project, tmp_path, monkeypatch, 
                 say_where()
 
 
+def test_what_a_session_lacks_is_installed_in_the_locked_version(project, tmp_path, monkeypatch):
+    needed = {"numpy": "1.0", "iterative-stratification": "0.1.9", "no-such-package": "2.0"}
+    script = bundle.build("padchest", "padchest", [], "x", "NvidiaTeslaT4", needed=needed).script
+    names, called = launcher(script, tmp_path), []
+    monkeypatch.setattr(subprocess, "run", lambda words: called.append(words[1:]) or subprocess.CompletedProcess([], 0))
+    names["install"]()
+    assert called == [["-m", "pip", "install", "--quiet", "--no-deps", "no-such-package==2.0"]]
+    monkeypatch.setattr(subprocess, "run", lambda words: subprocess.CompletedProcess([], 1))
+    with pytest.raises(SystemExit, match="no-such-package 2.0 could not be installed: is the internet of this kernel"):
+        names["install"]()
+
+
 @pytest.mark.parametrize("version", [(3, 11), (3, 12), (3, 13)])
 def test_every_python_of_a_kernel_can_read_it(project, version):
     script = bundle.build("modelA", "modelA", ["hours=11"], "x", "NvidiaTeslaT4").script
@@ -197,8 +209,9 @@ def test_metadata_that_kaggle_would_misread(project, change, sentence):
     )
     with pytest.raises(UserError):
         bundle.metadata("modelB", "someone")
-    with pytest.raises(UserError, match="and modelZ is no competition.s, .* like that of modelA"):
-        bundle.metadata("modelZ", "someone")
+    with pytest.raises(UserError, match="padchest is no competition.s, .* attach it with --data OWNER/NAME"):
+        bundle.metadata("padchest", "someone")
+    assert bundle.metadata("padchest", "someone", with_data=True)["competition_sources"] == []
     mine = bundle.metadata("configs/modelZ_2-lr.yaml", "someone", "a-competition")
     assert mine["id"] == "someone/cxr-modelz-2-lr" and mine["competition_sources"] == ["a-competition"]
     assert mine["is_private"] and mine["enable_gpu"] and mine.keys() == bundle.TYPES.keys()

@@ -15,7 +15,7 @@ import timm
 
 from conftest import TINY
 from core import config, files, logits_file, submission
-from images import labels
+from images import labels, synthetic
 from kaggle_double import KEY, USERNAME, Double
 from leaderboard import bundle, client
 
@@ -48,8 +48,8 @@ def service(competition, tmp_path, monkeypatch):
 PUSH = ["push", "modelB", *TINY, "epochs=1", "frozen_epochs=0"]
 
 
-def ended(call, double) -> None:
-    said = call("status", "modelB", "--wait", "--every", "0.2", "--deadline", "2")
+def ended(call, double, config: str = "modelB") -> None:
+    said = call("status", config, "--wait", "--every", "0.2", "--deadline", "2")
     assert said.code == 0 and "COMPLETE" in said.out, said.err + (double.folder / "kaggle.log").read_text()
 
 
@@ -162,7 +162,7 @@ def test_a_cut_session_is_resumed_by_a_second_push(service, home, call):
 def quick(service, monkeypatch):
     """Kernels that end at once: what is pushed keeps its run id and bundle, and writes a manifest without training."""
 
-    def build(config, name, settings, run_id, accelerator, weights="", resume=False):
+    def build(config, name, settings, run_id, accelerator, weights="", resume=False, needed=()):
         manifest = {
             "run_id": run_id,
             "bundle": "b" * 64,
@@ -195,6 +195,22 @@ def test_a_push_that_failed_with_exit_code_0(fault, times, sentence, quick, home
     refused(call("push", "modelB"), sentence)
     assert not (home / "pushed").exists()
     refused(call("status", "modelB"), "modelB was never pushed from here")
+
+
+def test_the_study_on_a_dataset_of_the_users_own(service, home, call, tmp_path):
+    folder = tmp_path / "chests"
+    synthetic.make(folder, images=60, size=40, seed=3, layout="padchest")
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "demo.json"]
+    service.datasets["tester/chest"] = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+    words = [*TINY, "epochs=1", "frozen_epochs=0", "crop=none", "val_fraction=0.25", "test_fraction=0.25"]
+    said = call("push", "padchest", *words, "--data", "tester/chest", "labels=cardiomegaly,unchanged")
+    assert said.code == 0, said.err
+    ended(call, service, "padchest")
+    assert service.pushes[0]["datasetDataSources"] == ["tester/chest"]
+    assert not service.pushes[0].get("competitionDataSources")
+    assert call("fetch", "padchest").code == 0
+    text = (home / "fetched/padchest-v1/submission.csv").read_text()
+    assert text.startswith("id,cardiomegaly,unchanged\n") and text.count("\n") > 10
 
 
 def test_a_service_that_is_busy_or_late_is_waited_for(quick, call):
@@ -330,6 +346,11 @@ def test_what_is_asked_wrongly(service, home, call, monkeypatch, tmp_path):
         ),
         (["push", "mine"], "weights = my.pth: a file of this machine does not travel with a push"),
         (["push", "modelB", "imbalance=sampler:0.5+loss_weights:0.5"], "each of them shifts the class prior"),
+        (["push", "padchest", "crop=none"], "attach it with --data OWNER/NAME"),
+        (
+            ["push", "padchest", "crop=none", "weights=none", "--data", "tester/chest", "--no-internet"],
+            "cannot install iterative-stratification, which Kaggle's machines lack",
+        ),
         (["push", "modelB", "rule=foo"], "rule = 'foo': a competition run decides by one of"),
         (["push", "modelB", "model=nope"], "model = 'nope' is no timm model"),
         (["push", "modelB", "model=convnext_tiny.nope"], "model = 'convnext_tiny.nope' cannot be made"),

@@ -47,8 +47,8 @@ download [CONFIG]
     the competition's data, into data/<slug>/
 weights CONFIG [--publish]
     pretrained weights into weights/; --publish puts them into a private dataset for kernels without internet
-push CONFIG [--hours H] [--accelerator NAME] [--weights OWNER/DATASET] [--no-internet] [--resume] [key=value ...]
-    run it as a Kaggle kernel, which starts at once
+push CONFIG [--hours H] [--accelerator NAME] [--weights SET] [--data SET] [--no-internet] [--resume] [key=value ...]
+    run it as a Kaggle kernel, which starts at once; SET: a dataset of yours there, OWNER/NAME
 status CONFIG [--wait] [--deadline MINUTES] [--every SECONDS]
     how a pushed kernel is doing
 fetch CONFIG

@@ -7,8 +7,10 @@ import json
 import re
 import subprocess
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from core import packages
 from core.errors import UserError, some
@@ -48,13 +50,21 @@ class Bundle:
 
 
 def build(
-    config: str, name: str, settings: list[str], run_id: str, accelerator: str, weights: str = "", resume: bool = False
+    config: str,
+    name: str,
+    settings: list[str],
+    run_id: str,
+    accelerator: str,
+    weights: str = "",
+    resume: bool = False,
+    needed: Mapping[str, str] = MappingProxyType({}),
 ) -> Bundle:
     """The launcher with src/ and configs/ inside. The same tracked files and arguments give the same bytes.
 
     `accelerator` is the machine_shape that is asked for, so that the kernel can say whether it was given.
     `weights` is the name of a file that the kernel takes its pretrained weights from, in one of its attached datasets;
-    `resume` makes it insist on an earlier run in its attached output.
+    `resume` makes it insist on an earlier run in its attached output; `needed` are packages that it installs where they
+    are absent, with their versions.
     """
     tracked = _tracked()
     if ROOT / "configs" / f"{config}.yaml" not in tracked:
@@ -66,6 +76,7 @@ def build(
     given = {
         "name": name, "config": config, "settings": settings, "digest": digest, "run_id": run_id,
         "accelerator": accelerator, "locked": _tested_with(), "weights": weights, "resume": resume,
+        "needed": dict(needed),
     }  # fmt: skip
     values = {"NAME": name, "PUSH": json.dumps(given), "BUNDLE": encoded}
     # all at once: a setting that is written like one of them stays as it is
@@ -128,25 +139,24 @@ def _zip(paths: list[Path]) -> bytes:
 
 def usual(config: str, competition: str) -> dict:
     """The metadata of a configuration that has no kernel-metadata.json: a private script on two T4, with internet, and
-    the competition's data."""
+    the competition's data, where it is one's."""
     words = re.sub(r"[^a-z0-9]+", " ", f"cxr {Path(config).stem}".lower()).strip()[:50].strip()
     return {
         "id": f"OWNER/{words.replace(' ', '-')}", "title": words, "code_file": "script.py", "language": "python",
         "kernel_type": "script", "is_private": True, "enable_gpu": True, "enable_internet": True,
-        "machine_shape": "NvidiaTeslaT4", "competition_sources": [competition], "dataset_sources": [],
-        "kernel_sources": [], "model_sources": [],
+        "machine_shape": "NvidiaTeslaT4", "competition_sources": [competition] * bool(competition),
+        "dataset_sources": [], "kernel_sources": [], "model_sources": [],
     }  # fmt: skip
 
 
-def metadata(config: str, owner: str, competition: str = "") -> dict:
-    """kernels/CONFIG/kernel-metadata.json, or where there is none the `usual` one for that competition, with the owner
-    filled in, checked against what Kaggle knows and must be told."""
+def metadata(config: str, owner: str, competition: str = "", with_data: bool = False) -> dict:
+    """kernels/CONFIG/kernel-metadata.json, or where there is none the `usual` one for that competition, or for a data
+    set that is attached, with the owner filled in, checked against what Kaggle knows and must be told."""
     path = ROOT / "kernels" / config / "kernel-metadata.json"
-    if not path.is_file() and not competition:
-        known = sorted(found.parent.name for found in (ROOT / "kernels").glob("*/kernel-metadata.json"))
+    if not path.is_file() and not competition and not with_data:
         raise UserError(
-            f"there is no {shown(path)}, and {config} is no competition's, whose data a kernel is given by themselves:"
-            f" write one that attaches your data set, like that of {known[0]}"
+            f"{config} is no competition's, whose data a kernel is given by themselves: put your data set into a"
+            " dataset on Kaggle (a private one serves) and attach it with --data OWNER/NAME"
         )
     found = read_json(path) if path.is_file() else usual(config, competition)
     for key in sorted(found.keys() | TYPES.keys()):

@@ -26,6 +26,7 @@ class ByPatientConfig(Config):
 
 class ByPatient(Task):
     parts = ("training", "validation", "test")
+    packages = ("iterative-stratification",)
 
     def split(self, table: Table) -> np.ndarray:
         fractions = self.config.val_fraction, self.config.test_fraction
