@@ -198,7 +198,8 @@ def main(argv: list[str]) -> None:
             f"{shown(given.run)} has no trained network, best.pt, yet: run the command that began it once more (a"
             " baseline by probe has none)"
         )
-    columns = _columns(given.labels, about["classes"])
+    wanted = given.labels or (",".join(task.explained) if set(task.explained) <= set(about["classes"]) else None)
+    columns = _columns(wanted, about["classes"])
     source = prepare.source_of(given.run, about, task, given.data)
     if any(row["part"] == "test" for row in opened.rows.values()):
         opened.predicted  # noqa: B018 - its test images are shown, and asked for where they are not there

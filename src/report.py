@@ -75,6 +75,8 @@ def draw(folder: Path, labels: Sequence[str] = (), printed: bool = True) -> Draw
         raise UserError(
             "--labels is for runs with any number of labels an image: the pictures of this one show all its classes"
         )
+    if not labels and set(task.pictured) <= set(about["classes"]):
+        labels = task.pictured
     found, headline = _read(run)
     material = Material(
         synthetic=bool(about.get("synthetic")),
@@ -360,7 +362,7 @@ def main(argv: list[str]) -> None:
         "--labels",
         metavar="NAME,NAME,...",
         default="",
-        help="for the pictures that show a few of many labels; otherwise the four with most positives",
+        help="for the pictures that show a few of many labels; otherwise the thesis' four, or the most frequent",
     )
     given = parser.parse_args(argv)
     labels = list(dict.fromkeys(name.strip() for name in given.labels.split(",") if name.strip()))

@@ -1,7 +1,14 @@
 """What augmentation may and may not do to a radiograph."""
 
-import numpy as np
+import types
+import warnings
 
+import albumentations as A
+import numpy as np
+import pytest
+
+from core.errors import UserError
+from images import augment as augmentation
 from images.augment import Augment
 from tasks import registry
 
@@ -84,3 +91,37 @@ def test_the_study_zooms_height_and_width_by_themselves():
     assert any(abs(height - width) > 3 for height, width in shapes) and all(
         35 <= side <= 45 for shape in shapes for side in shape
     )
+
+
+def test_a_random_crop_is_a_part_of_the_image_enlarged():
+    ramp = np.tile(np.arange(64, dtype=np.uint8) * 3, (64, 1))
+    step = augment("geometry=1", "shift=0", "scale=0", "rotate=0", "random_crop=0.5")
+    spans, starts = [], []
+    for k in range(200):
+        row = step(ramp, (0, 0, k)).astype(int)[32]
+        assert np.ptp(np.diff(row)) <= 3  # still a ramp
+        spans.append((row[-1] - row[0]) / 189)
+        starts.append(row[0] / 189)
+    assert 0.45 < min(spans) < 0.6 and 0.95 < max(spans) <= 1
+    assert min(starts) < 0.02 and max(starts) > 0.3
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        (
+            "Affine",
+            lambda *_, **__: warnings.warn(
+                "Argument(s) 'border_mode' are not valid for transform Affine", stacklevel=2
+            ),
+        ),
+        ("Affine", lambda **words: A.RandomBrightnessContrast((0, 0), (0, 0), p=1)),  # which moves nothing
+        ("RandomBrightnessContrast", lambda *_, **__: A.RandomBrightnessContrast((0.3, 0.3), (0, 0), p=1)),
+        ("RandomBrightnessContrast", lambda *_, **__: object()),  # without a seed of its own
+    ],
+)
+def test_another_albumentations_is_refused(name, other, monkeypatch):
+    augmentation.check()
+    monkeypatch.setattr(augmentation, "A", types.SimpleNamespace(**(vars(A) | {name: other})))
+    with pytest.raises(UserError, match=f"Albumentations {A.__version__} does not augment as this kit asks"):
+        augmentation.check()

@@ -81,6 +81,7 @@ class Config(BaseModel):
     brightness: Share  # of full white, at most
     contrast: Share  # relative, at most
     tone: Share  # probability of brightness and contrast
+    random_crop: float = later(0.0, ge=0, lt=1)  # of the side, at most, that is cut off; the rest is enlarged
     noise: Share = 0.0  # uniform, of full white, at most
     mix: Literal["none", "mixup", "cutmix"] = "none"  # of the images and targets of a batch
     mix_alpha: Positive = 1.0  # the mixing proportion is drawn from Beta(α, α)

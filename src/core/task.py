@@ -203,6 +203,9 @@ class Task(Problem):
     # what others reached, in `monitor`: whose it is, and the figure
     published: ClassVar[tuple[tuple[str, float], ...]] = ()
     pretrained_on_test: ClassVar[re.Pattern]  # the names of networks that have seen images of its test part
+    # labels that pictures of a few of them show, and that are explained, unless others are named: where a run has all
+    pictured: ClassVar[tuple[str, ...]] = ()
+    explained: ClassVar[tuple[str, ...]] = ()
     packages: ClassVar[tuple[str, ...]] = ()  # what it needs beside Kaggle's own packages
     metadata: ClassVar[tuple[str, ...]] = ()  # what its tables may say of a patient, of the key `metadata`
     counts_published: ClassVar[str] = ""  # a file in configs/published/ with counts of its labelled table

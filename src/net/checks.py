@@ -12,7 +12,7 @@ from core.errors import UserError, some
 from core.files import shown
 from core.runs import read_run
 from core.task import Task
-from images import lungs
+from images import augment, lungs
 from net import curves, heads, losses, model, refit, transfer
 
 
@@ -43,6 +43,7 @@ def check(config: Config, task: Task, begun: bool = False) -> None:
         raise UserError(f"metadata = {some(unknown)}: the tables of a {task.name} run tell {known}: leave it out")
     _check_recipe(config, task)
     curves.check(config)
+    augment.check()
     lungs.check(config.crop, config.masks)
     losses.check(config)
     heads.check(config)

@@ -28,6 +28,8 @@ class Padchest(MultiLabel, ByPatient):
         r"padchest|(?<![a-z])pc(?![a-z])|xrv|torchxrayvision|res224-all|cxr[-_]?lt", re.IGNORECASE
     )
 
+    pictured = ("cardiomegaly", "aortic elongation", "pleural effusion", "unchanged")  # of the thesis' figures 4 and 5
+    explained = ("cardiomegaly", "aortic elongation", "pleural effusion", "scoliosis")  # and of its figure 6
     counts_published = "ruiz2025.csv"
     published = (("the thesis' final model, MobileNetV2, 3 replicates ± 0.006", 0.778),)
 
