@@ -59,9 +59,11 @@ def test_the_head_is_told_and_an_image_alone_is_one_of_which_nothing_is_known():
     told = torch.randn(4, 4)
     with torch.no_grad():
         plain, knowing = net(images), net(images, told)
-        assert torch.equal(plain, net(images, torch.zeros(4, 4)))
+        nothing = torch.from_numpy(metadata.encoded({}, 4, config("metadata=age,sex")))
+        assert torch.equal(plain, net(images, nothing)) and nothing[0].tolist() == [0, 1, 0, 0]
         weight = net.head[-1].weight[:, -4:]  # the head is linear: what is told adds its own share to every logit
-        assert torch.allclose(knowing - plain, told @ weight.T, atol=1e-5)
+        assert torch.allclose(knowing - plain, (told - nothing) @ weight.T, atol=1e-5)
+    assert "unknown" not in net.state_dict()
 
 
 def test_what_is_told_travels_and_is_mixed_with_its_image(tmp_path, monkeypatch):

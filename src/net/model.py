@@ -5,6 +5,7 @@ import logging
 import re
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,7 +31,8 @@ class Net(nn.Module):
 
     `mean` and `std` (per channel, of values in [0, 1]) are the body's own and travel in its checkpoints; broadcasting
     against them makes its channels. Layers of the body that are not trained have no gradient and stay in eval mode:
-    norm statistics and dropout rest. `pretrained` says that the body does not start at random; `norms_rest` that its
+    norm statistics and dropout rest. `unknown` [M] is what the head is told of a patient of whom nothing is known, also
+    where no covariates are given. `pretrained` says that the body does not start at random; `norms_rest` that its
     batch norm keeps the statistics it started with, in eval mode, while its slopes and offsets are trained.
     """
 
@@ -42,21 +44,22 @@ class Net(nn.Module):
         std: tuple,
         pretrained: bool,
         norms_rest: bool = False,
-        covariates: int = 0,
+        unknown: Sequence[float] = (),
     ):
         super().__init__()
-        self.covariates = covariates  # M
         self.body, self.head, self.pretrained, self.norms_rest = body, head, pretrained, norms_rest
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+        told = torch.tensor(unknown, dtype=torch.float32) if unknown else None
+        self.register_buffer("unknown", told, persistent=False)
         self.resting: list[nn.Module] = []
         self.layout = torch.channels_last  # of the pixels in memory; the weights lie likewise
 
     def forward(self, images: torch.Tensor, covariates: torch.Tensor | None = None) -> torch.Tensor:
         pixels = ((images.float() / 255 - self.mean) / self.std).contiguous(memory_format=self.layout)
         features = self.body(pixels)
-        if self.covariates:
-            told = features.new_zeros(len(features), self.covariates) if covariates is None else covariates
+        if self.unknown is not None:
+            told = self.unknown.expand(len(features), -1) if covariates is None else covariates
             features = torch.cat([features, told.to(features.dtype)], dim=1)
         return self.head(features)
 
@@ -257,9 +260,9 @@ def build(config: Config, classes: int, weights: str) -> Net:
         raise UserError(
             f"model = {config.model!r} cannot take images of {config.size} pixels: choose another size"
         ) from error
-    told = len(metadata.columns(config))
-    head = dense(found.shape[1] + told, classes, config.dropout, config.head)
-    net = Net(body, head, cfg["mean"], cfg["std"], config.weights != "none", config.norms == "frozen", told)
+    unknown = metadata.encoded({}, 1, config)[0].tolist()
+    head = dense(found.shape[1] + len(unknown), classes, config.dropout, config.head)
+    net = Net(body, head, cfg["mean"], cfg["std"], config.weights != "none", config.norms == "frozen", unknown)
     return net.to(memory_format=torch.channels_last)
 
 
@@ -279,9 +282,9 @@ def _cut(body: nn.Module, config: Config) -> Maps:
 
 def _from_scratch(config: Config, classes: int, blocks: int) -> Net:
     body = PlainCNN(blocks)
-    told = len(metadata.columns(config))
-    head = dense(body.num_features + told, classes, config.dropout, config.head)
-    net = Net(body, head, (0.0,), (1.0,), pretrained=False, covariates=told)
+    unknown = metadata.encoded({}, 1, config)[0].tolist()
+    head = dense(body.num_features + len(unknown), classes, config.dropout, config.head)
+    net = Net(body, head, (0.0,), (1.0,), pretrained=False, unknown=unknown)
     return net.to(memory_format=torch.channels_last)
 
 
