@@ -151,7 +151,10 @@ def main() -> None:
     }
     try:
         if not any((KAGGLE / "input").glob("*")):
-            sys.exit("error: nothing is attached to this kernel: is the competition, and are its rules accepted?")
+            sys.exit(
+                "error: nothing is attached to this kernel: is the competition, and are its rules accepted, or is the"
+                " dataset?"
+            )
         resume()
         install()
         say_where()

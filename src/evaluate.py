@@ -86,7 +86,8 @@ def read(there: Task, source: Source, run: Opened, same: dict) -> Table:
     if hasattr(there.config, "labels"):
         every = there.whole(source).classes
         labels = [every[k] for _, k in external.matches(run.about["classes"], every, same)]
-        there = registry.task_of(there.config.model_copy(update={"labels": labels}))
+        asked = {"labels": labels, "metadata": run.config.metadata}
+        there = registry.task_of(there.config.model_copy(update=asked))
     return there.read(source).labelled
 
 

@@ -7,6 +7,7 @@ study that were done elsewhere are put together by `--collect DIR …`. Needs no
 """
 
 import fcntl
+import itertools
 import os
 import re
 import subprocess
@@ -279,6 +280,8 @@ def by_label(study: Study, task: Task, cells: Sequence[Cell], records: dict[str,
         run = home() / "runs" / records[cell.key]["run"] if cell.key in records else None
         if run and (run / "report.json").is_file():
             runs[cell.row].append(run)
+    for row in itertools.chain.from_iterable(same[1:] for same in studies.same(cells)):
+        runs.pop(row)  # another row's runs under another name
     sides = compare.sides([f"{row}={','.join(map(str, its))}" for row, its in runs.items() if its])
     said = []
     for name, file in study.per_label.items():

@@ -18,6 +18,7 @@ import torch
 
 from answers import overlays
 from answers.overlays import Tile
+from core import metadata
 from core.commands import Parser
 from core.config import Config
 from core.data_set import Source
@@ -48,7 +49,7 @@ def explain(
     ids = content.ids[[example.row for example in examples]]
     places = _places(source, task, ids.tolist())
     pixels = _pixels(source, ids, places, config.size, cropper)
-    maps = _maps(run, task, pixels, [example.label for example in examples])
+    maps = _maps(run, task, pixels, _told(source, task, ids), [example.label for example in examples])
 
     rows, tiles = [], []
     for one, image, signed, example in zip(ids.tolist(), pixels, maps, examples, strict=True):
@@ -80,19 +81,29 @@ def radiographs(
     ids = content.ids[[example.row for example in examples]]
     pixels = _pixels(source, ids, _places(source, task, ids.tolist()), config.size, cropper)
     try:
-        maps = _maps(run, task, pixels, [example.label for example in examples])
+        maps = _maps(run, task, pixels, _told(source, task, ids), [example.label for example in examples])
     except UserError as error:
         return [(image, None, str(error)) for image in pixels]
     return [(image, *cam.spread(signed, config.size)) for image, signed in zip(pixels, maps, strict=True)]
 
 
-def _maps(run: Run, task: Task, pixels: np.ndarray, labels: Sequence[int]) -> np.ndarray:
+def _told(source: Source, task: Task, ids: np.ndarray) -> np.ndarray | None:
+    """What the head is told beside these images, float32 [N, M]; None where that is nothing."""
+    if not task.config.metadata:
+        return None
+    table = task.read(source).labelled
+    place = {one: row for row, one in enumerate(table.ids.tolist())}
+    return metadata.encoded(table.take([place[one] for one in ids.tolist()]).known, len(ids), task.config)
+
+
+def _maps(run: Run, task: Task, pixels: np.ndarray, told: np.ndarray | None, labels: Sequence[int]) -> np.ndarray:
     """`cam.weighted` of images uint8 [N, S, S] by the run's network."""
     config = task.config
     machine = machinery.pick(config.model_copy(update={"precision": "fp32"}))  # gradients of bf16 are coarse
     net = machine.place(model.build(config, len(run.about["classes"]), weights="none"))
     refit.answering(net, config, run, machine.device)
-    return cam.weighted(net, torch.from_numpy(pixels)[:, None].to(machine.device), labels)
+    told = None if told is None else torch.from_numpy(told).to(machine.device)
+    return cam.weighted(net, torch.from_numpy(pixels)[:, None].to(machine.device), labels, told)
 
 
 def _croppers(
@@ -174,8 +185,10 @@ def _mask(path: Path, one: str, cropper: lungs.Cropper, masker: lungs.Cropper, s
     return None if mask is None else cam.fitted(mask if box is None else box.cut(mask), size)
 
 
-def _columns(wanted: str | None, classes: list[str]) -> list[int]:
-    names = [name.strip() for name in wanted.split(",")] if wanted else classes
+def _columns(wanted: str | None, classes: list[str], first: Sequence[str]) -> list[int]:
+    names = (
+        [name.strip() for name in wanted.split(",")] if wanted else sorted(classes, key=lambda one: one not in first)
+    )
     for name in names:
         if name not in classes:
             near = difflib.get_close_matches(name, classes, 3, 0.5)
@@ -198,8 +211,7 @@ def main(argv: list[str]) -> None:
             f"{shown(given.run)} has no trained network, best.pt, yet: run the command that began it once more (a"
             " baseline by probe has none)"
         )
-    wanted = given.labels or (",".join(task.explained) if set(task.explained) <= set(about["classes"]) else None)
-    columns = _columns(wanted, about["classes"])
+    columns = _columns(given.labels, about["classes"], task.explained)
     source = prepare.source_of(given.run, about, task, given.data)
     if any(row["part"] == "test" for row in opened.rows.values()):
         opened.predicted  # noqa: B018 - its test images are shown, and asked for where they are not there

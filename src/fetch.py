@@ -31,7 +31,8 @@ def main(argv: list[str]) -> None:
     print(f"fetched {len(manifest['files'])} files to {shown(target)}", end="")
     if manifest.get("state") != "trained":
         print(f"; training stopped for time, ./run.sh push {config} --resume goes on", end="")
-    print(f"\n./run.sh submit {shown(target / 'submission.csv')} -m MESSAGE")
+    submit = f"./run.sh submit {shown(target / 'submission.csv')} -m MESSAGE"
+    print("" if pushed.get("data") else f"\n{submit}")  # a data set of the user's own is no competition
 
 
 if __name__ == "__main__":

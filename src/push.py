@@ -1,5 +1,6 @@
 """Push a configuration as a Kaggle kernel, which starts it: `push.py CONFIG [--hours H] [--resume] [key=value …]`."""
 
+import re
 import secrets
 import tempfile
 import time
@@ -39,6 +40,9 @@ def arguments(argv: list[str]) -> Namespace:
     given = parser.parse_intermixed_args(argv)
     if given.resume:
         _as_before(given)
+    for option, name in (("--data", given.data), ("--weights", given.weights)):
+        if name and not re.fullmatch(r"[\w-]+/[\w-]+", name):
+            raise UserError(f"{option} {name}: a dataset on Kaggle is wanted, OWNER/NAME")
     for setting in given.settings:
         if setting.startswith("hours=") or (setting.startswith("weights=") and setting not in OWN_WEIGHTS):
             raise UserError(f"{setting}: a kernel has its own: give --hours H, or --weights OWNER/NAME")
@@ -96,6 +100,8 @@ def needed(config: Config) -> dict[str, str]:
 def metadata(given: Namespace, config: Config) -> dict:
     """The kernel's metadata with what was asked for filled in."""
     from_kaggle = registry.TASKS[config.task].layout.from_kaggle
+    if from_kaggle and given.data:
+        raise UserError(f"--data {given.data}: {given.config} learns from the competition's own data: leave --data out")
     meta = bundle.metadata(given.config, client.owner(), config.slug if from_kaggle else "", bool(given.data))
     if from_kaggle and config.slug not in meta["competition_sources"]:
         attached = some(meta["competition_sources"]) or "no competition"
@@ -114,8 +120,9 @@ def metadata(given: Namespace, config: Config) -> dict:
     }
 
 
-def send(script: str, meta: dict, config: Config) -> int:
+def send(script: str, meta: dict) -> int:
     """Push the script and return the version that was started with all that it needs."""
+    slug = next(iter(meta["competition_sources"]), None)
     address = f"{client.SITE}/code/{meta['id']}"
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "script.py").write_text(script, encoding="utf-8")
@@ -125,15 +132,16 @@ def send(script: str, meta: dict, config: Config) -> int:
             {"folder": folder},
             "the push",
             lambda reply: reply.get("error") or (None if reply.get("versionNumber") else "it got no version number"),
-            config.slug,
+            slug,
             changes=address,
         )
     kinds = ("Competition", "Dataset", "Kernel", "Model")
     absent = [name for kind in kinds for name in reply.get(f"invalid{kind}Sources") or ()]
     if absent:
+        advice = f"accept the rules at {client.SITE}/competitions/{slug}/rules" if slug else "name what is there"
         raise UserError(
             f"version {reply['versionNumber']} was started without what it needs ({some(absent)}): cancel it at"
-            f" {address}, and accept the rules at {client.SITE}/competitions/{config.slug}/rules"
+            f" {address}, and {advice}"
         )
     return reply["versionNumber"]
 
@@ -151,7 +159,7 @@ def main(argv: list[str]) -> None:
         print(f"note: not tracked by git, so not pushed: {some(behind)}")
     size = len(found.script.encode())
     print(f"script.py: {size:,} bytes of at most {bundle.LIMIT:,}; bundle {found.digest[:16]}")
-    version = send(found.script, meta, config)
+    version = send(found.script, meta)
     pushed = {"ref": meta["id"], "version": version, "run_id": run_id, "bundle": found.digest, "name": config.name}
     kept = {name: getattr(given, name) for name in ("settings", "weights", "data", "no_internet")}
     kernels.remember(given.config, {**pushed, "time": round(time.time()), **kept})

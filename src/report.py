@@ -75,9 +75,9 @@ def draw(folder: Path, labels: Sequence[str] = (), printed: bool = True) -> Draw
         raise UserError(
             "--labels is for runs with any number of labels an image: the pictures of this one show all its classes"
         )
-    if not labels and set(task.pictured) <= set(about["classes"]):
-        labels = task.pictured
     found, headline = _read(run)
+    if not labels and set(task.pictured) <= {row["class"] for row in found["per_class"] if row.get("auc") is not None}:
+        labels = task.pictured
     material = Material(
         synthetic=bool(about.get("synthetic")),
         histories=_histories(run),

@@ -90,7 +90,6 @@ def train(task: Task, source: Source, run: Run) -> Prepared:
     if run.begun and "digest" in run.about:
         prepare.same(run, prepared)
     parts = together.first(folds.chosen, run, prepared.labelled, task)
-    require_a_test(prepared, parts)
     if not done and not last and transfer.is_run(config.weights):
         together.first(transfer.require_apart, config, prepared.labelled, parts)
     run.lock()
@@ -131,15 +130,6 @@ def train(task: Task, source: Source, run: Run) -> Prepared:
     if ended:
         (run / "previous.pt").unlink(missing_ok=True)
     return prepared
-
-
-def require_a_test(prepared: Prepared, parts: np.ndarray) -> None:
-    """Raises UserError where nothing would be predicted in the end."""
-    if not len(prepared.unlabelled) and not (parts == "test").any():
-        raise UserError(
-            "nothing is left to predict: the folds take every labelled image, and there is none without labels: leave"
-            " some patients to test on with test_fraction"
-        )
 
 
 def settled(

@@ -347,6 +347,8 @@ def test_what_is_asked_wrongly(service, home, call, monkeypatch, tmp_path):
         (["push", "mine"], "weights = my.pth: a file of this machine does not travel with a push"),
         (["push", "modelB", "imbalance=sampler:0.5+loss_weights:0.5"], "each of them shifts the class prior"),
         (["push", "padchest", "crop=none"], "attach it with --data OWNER/NAME"),
+        (["push", "padchest", "crop=none", "--data", "/home/me/chest"], "a dataset on Kaggle is wanted, OWNER/NAME"),
+        (["push", "modelB", "--data", "tester/chest"], "learns from the competition's own data: leave --data out"),
         (
             ["push", "padchest", "crop=none", "weights=none", "--data", "tester/chest", "--no-internet"],
             "cannot install iterative-stratification, which Kaggle's machines lack",

@@ -14,7 +14,7 @@ from core.errors import UserError
 from core.logits_file import read_logits
 from images import loader
 from images.pack import Pack
-from net import checks, fit, model
+from net import cam, checks, fit, model
 from tasks import registry
 from test_nih14 import SMALL, row, write
 
@@ -146,10 +146,12 @@ def test_it_is_learned_probed_predicted_and_judged_by(by_sex, home, call, tmp_pa
     mass = unlabelled.logits[0][:, unlabelled.classes.tolist().index("Mass")]
     assert mass[of_women].min() > mass[~of_women].mean()
     assert call("explain", home / "runs/knowing/fold1").code == 0
-    said = call("evaluate", home / "runs/knowing", "--data", women(tmp_path / "elsewhere", 60, first=1000))
-    assert said.code == 0, said.err
-    found = json.loads((home / "runs/knowing/external-nih14.json").read_text())
-    assert next(one for one in found["per_label"] if one["class"] == "Mass")["auc"] > 0.9
+    elsewhere = women(tmp_path / "elsewhere", 60, first=1000)
+    for how in ([], ["--config", "nih14"]):
+        said = call("evaluate", home / "runs/knowing", "--data", elsewhere, *how)
+        assert said.code == 0, said.err
+        found = json.loads((home / "runs/knowing/external-nih14.json").read_text())
+        assert next(one for one in found["per_label"] if one["class"] == "Mass")["auc"] > 0.9
     refused = call("main", "nih14", *words, "metadata=sex,view", "name=knowing")
     assert refused.code == 2 and "metadata ([" in refused.err
 
@@ -176,8 +178,34 @@ def test_folds_of_everything_need_something_else_to_predict(by_sex, home, call):
     assert said.code == 2 and "nothing is left to predict" in said.err and not (home / "runs").exists()
 
 
+def test_a_map_is_of_the_logit_that_the_head_gives_knowing_its_patient():
+    """A hidden layer makes a map depend on what is told, too."""
+    torch.manual_seed(0)
+    net = model.build(config("metadata=age,sex", "head=16/0.0", "model=cnn2"), 3, "none").eval()
+    for module in net.modules():  # or the first layers of a random network say next to nothing
+        if isinstance(module, torch.nn.Linear):
+            torch.nn.init.normal_(module.weight)
+    images = torch.randint(0, 256, (20, 1, 32, 32), dtype=torch.uint8)
+    told = torch.randn(20, 4)
+    maps = cam.weighted(net, images, [0] * 20, told)
+    alone = [cam.weighted(net, images[k : k + 1], [0], told[k : k + 1])[0] for k in (0, 17)]
+    assert np.allclose(maps[[0, 17]], alone, atol=1e-5)
+    assert not np.allclose(maps[0], cam.weighted(net, images[:1], [0], told[1:2])[0], atol=1e-5)
+
+
 def test_it_says_that_the_view_is_a_shortcut(by_sex, call):
     said = call("main", "nih14", "--data", by_sex, *SMALL, "metadata=view")
     assert (
         said.code == 2 and "a shortcut elsewhere" in said.err and "metadata = view: it is the same for all" in said.err
     )
+
+
+def test_a_fold_without_images_and_a_probe_without_a_test_are_refused(tmp_path, home, call):
+    few = women(tmp_path / "few", 12)
+    (few / "Data_Entry_unlabelled.csv").unlink(missing_ok=True)
+    words = ["nih14", "--data", few, *SMALL, "labels=Mass", "epochs=1"]
+    said = call("main", *words, "folds=8", "test_fraction=0.2")
+    assert said.code == 2 and "leave none for validation" in said.err, said.err
+    for verb in ("main", "probe"):
+        said = call(verb, *words, "folds=2", "test_fraction=0", "name=other")
+        assert said.code == 2 and "nothing is left to predict" in said.err and not (home / "runs/other").exists()

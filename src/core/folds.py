@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.data_set import Table
+from core.data_set import Table, Tables
 from core.errors import UserError, some
 from core.files import digest, shown, write_bytes
 from core.runs import Run
@@ -111,6 +111,20 @@ def numbered(table: Table, task: Task, run: Path) -> Table:
     return replace(table, known={**table.known, "fold": number})
 
 
+def require_a_test(tables: Tables, task: Task) -> None:
+    """Raises UserError where a cross-validation would leave no image to predict: none of a test part, and none without
+    labels."""
+    if not task.config.folds or len(tables.unlabelled):
+        return
+    table, given = tables.labelled, Path(task.config.split)
+    parts = _parts_of(read(given), table, task.parts, given) if given.is_file() else task.split(table)
+    if not (parts == "test").any():
+        raise UserError(
+            "nothing is left to predict: the folds take every labelled image, and there is none without labels: leave"
+            " some patients to test on with test_fraction"
+        )
+
+
 def folder(run: Path, fold: int) -> Path:
     """Where the network of a fold lies, a run of its own within that of the cross-validation."""
     return run / f"fold{fold}"
@@ -160,7 +174,8 @@ def _check(found: np.ndarray, table: Table, task: Task, given: Path | None) -> N
                 f"{shown(given) if given else 'the split'} has {(times > 1).sum()} patients in more than one part: "
                 f"{some(names[times > 1])}; all images of a patient belong into one"
             )
-    for part in np.unique(found) if task.config.folds else task.parts:
+    may_lack = set(task.parts) if task.config.crossed else {"test"} if task.config.folds else set()
+    for part in (one for one in task.parts if (found == one).any() or one not in may_lack):
         targets = table.targets[found == part]
         if not len(targets) and given:
             raise UserError(f"{shown(given)} has no image for {part}: it must part the images into {some(task.parts)}")

@@ -203,7 +203,7 @@ class Task(Problem):
     # what others reached, in `monitor`: whose it is, and the figure
     published: ClassVar[tuple[tuple[str, float], ...]] = ()
     pretrained_on_test: ClassVar[re.Pattern]  # the names of networks that have seen images of its test part
-    # labels that pictures of a few of them show, and that are explained, unless others are named: where a run has all
+    # labels that pictures of a few show where all of them can be drawn, and those that are explained first
     pictured: ClassVar[tuple[str, ...]] = ()
     explained: ClassVar[tuple[str, ...]] = ()
     packages: ClassVar[tuple[str, ...]] = ()  # what it needs beside Kaggle's own packages

@@ -75,10 +75,13 @@ def _say_synthetic(slug: str, layout: Layout, want_demo: bool, quick: bool) -> N
 
 
 def tables(source: Source, task: Task) -> Tables:
-    """The label side of a data set, its labelled rows cut to `limit`."""
+    """The label side of a data set, its labelled rows cut to `limit`. Raises UserError where they are not what the
+    configuration asks for."""
     found = task.read(source)
+    found = replace(found, labelled=found.labelled.some(task.config.limit, task.config.chosen_split_seed))
     metadata.require(found.labelled, task.config)
-    return replace(found, labelled=found.labelled.some(task.config.limit, task.config.chosen_split_seed))
+    folds.require_a_test(found, task)
+    return found
 
 
 def images(source: Source, found: Tables, task: Task, device: torch.device, run: Path) -> Prepared:

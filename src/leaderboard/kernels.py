@@ -10,7 +10,7 @@ from core.files import home, read_json, shown, write_json
 ENDED = {"COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED", "CANCELLED"}
 KEYS = {
     "ref": str, "version": int, "run_id": str, "bundle": str, "name": str, "time": int, "settings": list,
-    "weights": str | None, "no_internet": bool,
+    "weights": str | None, "data": str | None, "no_internet": bool,
 }  # fmt: skip
 
 

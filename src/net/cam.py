@@ -97,24 +97,30 @@ def _tokens(net: nn.Module, image: torch.Tensor) -> Stage:
     return Stage(norm, lambda found: found[:, -patches:].transpose(1, 2).unflatten(2, (side, side)))
 
 
-def weighted(net: nn.Module, images: torch.Tensor, classes: Sequence[int]) -> np.ndarray:
+def weighted(
+    net: nn.Module, images: torch.Tensor, classes: Sequence[int], told: torch.Tensor | None = None
+) -> np.ndarray:
     """Σ_k α_k A_k of every image for the logit of its class, before the ReLU: float32 [N, h, w] at the feature map's
     size.
 
-    images uint8 [N, 1, S, S] on the network's device. Leaves `net` in eval mode with all parameters asking for
-    gradients, or the gradient would not reach the map of a frozen body. Raises UserError like `last_stage`.
+    images uint8 [N, 1, S, S] and what the head is told beside them, [N, M], on the network's device. Leaves `net` in
+    eval mode with all parameters asking for gradients, or the gradient would not reach the map of a frozen body. Raises
+    UserError like `last_stage`.
     """
-    stage = last_stage(net, images[:1])
+    stage, unknown = last_stage(net, images[:1]), net.unknown
     net.requires_grad_(True)
     cam = GradCAM(net, [stage.module], stage.as_map)
     maps = []
-    for part, of in zip(images.split(BATCH), torch.as_tensor(classes).split(BATCH), strict=True):
+    for number, (part, of) in enumerate(zip(images.split(BATCH), torch.as_tensor(classes).split(BATCH), strict=True)):
+        if told is not None:  # GradCAM hands over the images alone
+            net.unknown = told[number * BATCH :][:BATCH]
         targets = [ClassifierOutputTarget(int(c)) for c in of]
         cam(part, targets)  # its own maps are shifted to begin at 0, which equation 2 does not do
         kept = cam.activations_and_grads
         activations, gradients = kept.activations[-1].numpy(), kept.gradients[-1].numpy()
         maps.append(cam.get_cam_image(part, stage.module, targets, activations, gradients))
     net.zero_grad()
+    net.unknown = unknown
     cam.activations_and_grads.release()
     return np.float32(np.concatenate(maps))
 
