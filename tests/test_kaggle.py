@@ -361,7 +361,7 @@ def test_what_is_asked_wrongly(service, home, call, monkeypatch, tmp_path):
         (["push", "modelB", "model=cnn3", "--weights", "me/mine"], "cnn3 is trained from scratch: leave --weights out"),
         (["push", "modelB", "--hours", "30"], "hours"),
         (["push", "modelB", "hours=0"], "give --hours H"),
-        (["push", "modelB", "weights=my.pth"], "--weights OWNER/DATASET"),
+        (["push", "modelB", "weights=my.pth"], "--weights OWNER/NAME"),
         (["status", "../x"], "'../x' is no name of a configuration"),
         (["push", "modelB", "--accelerator", "P100"], "--accelerator P100 will not do"),
         (
