@@ -21,7 +21,7 @@ from answers.overlays import Tile
 from core import metadata
 from core.commands import Parser
 from core.config import Config
-from core.data_set import Source
+from core.data_set import Source, Table
 from core.examples import Example
 from core.files import home, shown, write_bytes, write_rows
 from core.logits_file import Logits
@@ -47,9 +47,10 @@ def explain(
     config = task.config
     cropper, masker = _croppers(config, masks, content.ids.tolist(), machinery.device(config))
     ids = content.ids[[example.row for example in examples]]
-    places = _places(source, task, ids.tolist())
+    table = _labelled(source, task, ids)
+    places = dict(zip(ids.tolist(), table.places.tolist(), strict=True))
     pixels = _pixels(source, ids, places, config.size, cropper)
-    maps = _maps(run, task, pixels, _told(source, task, ids), [example.label for example in examples])
+    maps = _maps(run, task, pixels, table, [example.label for example in examples])
 
     rows, tiles = [], []
     for one, image, signed, example in zip(ids.tolist(), pixels, maps, examples, strict=True):
@@ -79,30 +80,24 @@ def radiographs(
     config = task.config
     cropper, _ = _croppers(config, None, content.ids.tolist(), machinery.device(config))
     ids = content.ids[[example.row for example in examples]]
-    pixels = _pixels(source, ids, _places(source, task, ids.tolist()), config.size, cropper)
+    table = _labelled(source, task, ids)
+    pixels = _pixels(source, ids, dict(zip(ids.tolist(), table.places.tolist(), strict=True)), config.size, cropper)
     try:
-        maps = _maps(run, task, pixels, _told(source, task, ids), [example.label for example in examples])
+        maps = _maps(run, task, pixels, table, [example.label for example in examples])
     except UserError as error:
         return [(image, None, str(error)) for image in pixels]
     return [(image, *cam.spread(signed, config.size)) for image, signed in zip(pixels, maps, strict=True)]
 
 
-def _told(source: Source, task: Task, ids: np.ndarray) -> np.ndarray | None:
-    """What the head is told beside these images, float32 [N, M]; None where that is nothing."""
-    if not task.config.metadata:
-        return None
-    table = task.read(source).labelled
-    place = {one: row for row, one in enumerate(table.ids.tolist())}
-    return metadata.encoded(table.take([place[one] for one in ids.tolist()]).known, len(ids), task.config)
-
-
-def _maps(run: Run, task: Task, pixels: np.ndarray, told: np.ndarray | None, labels: Sequence[int]) -> np.ndarray:
-    """`cam.weighted` of images uint8 [N, S, S] by the run's network."""
+def _maps(run: Run, task: Task, pixels: np.ndarray, table: Table, labels: Sequence[int]) -> np.ndarray:
+    """`cam.weighted` of images uint8 [N, S, S], whose rows the table has, by the run's network."""
     config = task.config
     machine = machinery.pick(config.model_copy(update={"precision": "fp32"}))  # gradients of bf16 are coarse
     net = machine.place(model.build(config, len(run.about["classes"]), weights="none"))
     refit.answering(net, config, run, machine.device)
-    told = None if told is None else torch.from_numpy(told).to(machine.device)
+    told = None
+    if config.metadata:
+        told = torch.from_numpy(metadata.encoded(table.known, len(table.ids), config)).to(machine.device)
     return cam.weighted(net, torch.from_numpy(pixels)[:, None].to(machine.device), labels, told)
 
 
@@ -118,15 +113,15 @@ def _croppers(
     return cropper, lungs.Masks(Path(config.masks), ids)
 
 
-def _places(source: Source, task: Task, ids: list[str]) -> dict[str, str]:
-    """Where every labelled image of the data set lies below its folder of images."""
+def _labelled(source: Source, task: Task, ids: np.ndarray) -> Table:
+    """The rows of these images in the data set's labelled table."""
     table = task.read(source).labelled
-    places = dict(zip(table.ids.tolist(), table.places.tolist(), strict=True))
-    if lost := [one for one in ids if one not in places]:
+    rows = {one: row for row, one in enumerate(table.ids.tolist())}
+    if lost := [one for one in ids.tolist() if one not in rows]:
         raise UserError(
             f"{shown(source.folder)} does not have the run's images {some(lost)}: name its own data with --data"
         )
-    return places
+    return table.take([rows[one] for one in ids.tolist()])
 
 
 def _pixels(source: Source, ids: np.ndarray, places: dict[str, str], size: int, cropper: lungs.Cropper) -> np.ndarray:

@@ -31,8 +31,9 @@ def main(argv: list[str]) -> None:
     print(f"fetched {len(manifest['files'])} files to {shown(target)}", end="")
     if manifest.get("state") != "trained":
         print(f"; training stopped for time, ./run.sh push {config} --resume goes on", end="")
-    submit = f"./run.sh submit {shown(target / 'submission.csv')} -m MESSAGE"
-    print("" if pushed.get("data") else f"\n{submit}")  # a data set of the user's own is no competition
+    print()
+    if not pushed.get("data"):  # a data set of the user's own is no competition
+        print(f"./run.sh submit {shown(target / 'submission.csv')} -m MESSAGE")
 
 
 if __name__ == "__main__":

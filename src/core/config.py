@@ -148,9 +148,9 @@ class Config(BaseModel):
             raise ValueError("without strides the network pools its last map itself: name the maps with strides=")
         return value
 
-    @field_validator("metadata", mode="before")
+    @field_validator("metadata", "labels", "projections", mode="before", check_fields=False)
     @classmethod
-    def _named(cls, value):
+    def _split_commas(cls, value):
         return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
     @field_validator("metadata")

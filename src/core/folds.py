@@ -116,9 +116,8 @@ def require_a_test(tables: Tables, task: Task) -> None:
     labels."""
     if not task.config.folds or len(tables.unlabelled):
         return
-    table, given = tables.labelled, Path(task.config.split)
-    parts = _parts_of(read(given), table, task.parts, given) if given.is_file() else task.split(table)
-    if not (parts == "test").any():
+    given = Path(task.config.split)
+    if not (_asked(tables.labelled, task, given if given.is_file() else None) == "test").any():
         raise UserError(
             "nothing is left to predict: the folds take every labelled image, and there is none without labels: leave"
             " some patients to test on with test_fraction"
@@ -154,7 +153,7 @@ def chosen(run: Run, table: Table, task: Task) -> np.ndarray:
         mine = fold != "" if task.config.crossed else fold == str(task.config.fold)
         found = np.where(fold == "", "test", np.where(mine, "validation", "training"))
     else:
-        found = _parts_of(read(given), table, task.parts, given) if given else task.split(table)
+        found = _asked(table, task, given)
     _check(found, table, task, given)
     if noted and noted != digest(content(table, found)):
         lost = "is not the split that this run was trained with" if own.is_file() else "is gone"
@@ -247,6 +246,11 @@ def written(rows: Sequence[dict[str, str]]) -> bytes:
 def keep(run: Run, table: Table, parts: np.ndarray) -> None:
     """Write the run's folds.csv."""
     write_bytes(run / "folds.csv", content(table, parts))
+
+
+def _asked(table: Table, task: Task, given: Path | None) -> np.ndarray:
+    """The parts that the file `given` names, or those that the task chooses."""
+    return _parts_of(read(given), table, task.parts, given) if given else task.split(table)
 
 
 def _parts_of(rows: dict[str, dict[str, str]], table: Table, allowed: Sequence[str], path: Path) -> np.ndarray:

@@ -39,6 +39,11 @@ def encoded(known: Mapping[str, np.ndarray], images: int, config: Config) -> np.
     return np.array(found, np.float32).reshape(len(found), images).T
 
 
+def unknown(config: Config) -> list[float]:
+    """Those columns of a patient of whom nothing is known."""
+    return encoded({}, 1, config)[0].tolist()
+
+
 def require(table: Table, config: Config) -> None:
     """Raises UserError for a quantity that is the same for all of the images, or not known of any."""
     told = encoded(table.known, len(table.ids), config)

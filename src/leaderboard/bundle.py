@@ -10,7 +10,6 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 from core import packages
 from core.errors import UserError, some
@@ -57,7 +56,7 @@ def build(
     accelerator: str,
     weights: str = "",
     resume: bool = False,
-    needed: Mapping[str, str] = MappingProxyType({}),
+    needed: Mapping[str, str] | None = None,
 ) -> Bundle:
     """The launcher with src/ and configs/ inside. The same tracked files and arguments give the same bytes.
 
@@ -76,7 +75,7 @@ def build(
     given = {
         "name": name, "config": config, "settings": settings, "digest": digest, "run_id": run_id,
         "accelerator": accelerator, "locked": _tested_with(), "weights": weights, "resume": resume,
-        "needed": dict(needed),
+        "needed": dict(needed or {}),
     }  # fmt: skip
     values = {"NAME": name, "PUSH": json.dumps(given), "BUNDLE": encoded}
     # all at once: a setting that is written like one of them stays as it is

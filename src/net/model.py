@@ -260,7 +260,7 @@ def build(config: Config, classes: int, weights: str) -> Net:
         raise UserError(
             f"model = {config.model!r} cannot take images of {config.size} pixels: choose another size"
         ) from error
-    unknown = metadata.encoded({}, 1, config)[0].tolist()
+    unknown = metadata.unknown(config)
     head = dense(found.shape[1] + len(unknown), classes, config.dropout, config.head)
     net = Net(body, head, cfg["mean"], cfg["std"], config.weights != "none", config.norms == "frozen", unknown)
     return net.to(memory_format=torch.channels_last)
@@ -282,7 +282,7 @@ def _cut(body: nn.Module, config: Config) -> Maps:
 
 def _from_scratch(config: Config, classes: int, blocks: int) -> Net:
     body = PlainCNN(blocks)
-    unknown = metadata.encoded({}, 1, config)[0].tolist()
+    unknown = metadata.unknown(config)
     head = dense(body.num_features + len(unknown), classes, config.dropout, config.head)
     net = Net(body, head, (0.0,), (1.0,), pretrained=False, unknown=unknown)
     return net.to(memory_format=torch.channels_last)

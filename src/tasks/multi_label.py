@@ -37,11 +37,6 @@ class MultiLabelConfig(Config):
             raise ValueError("the clip, its third number, must be below 1, or no negative would cost anything")
         return value
 
-    @field_validator("labels", "projections", mode="before", check_fields=False)
-    @classmethod
-    def _split_commas(cls, value):
-        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
-
     @field_validator("labels", "projections", check_fields=False)
     @classmethod
     def _once_each(cls, value):

@@ -43,6 +43,7 @@ def _labels(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _known(rows: pd.DataFrame, told: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """What is known of the images; of the follow-up only where it is told, for the folds.csv of older runs lacks it."""
     columns = {"patient": "Patient ID", **FURTHER} | ({"follow_up": "Follow-up #"} if "follow_up" in told else {})
     columns = {name: of for name, of in columns.items() if of in rows}
     return {name: rows[of].to_numpy(dtype=str) for name, of in columns.items()}
